@@ -1,0 +1,5 @@
+"""`python -m sparseoccvla`."""
+
+from sparseoccvla.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""`sparseoccvla VERB`: every command of the project, none of which needs ROS.
+
+Exit codes: 0 good, 2 bad input. Machine-readable results are one JSON object on stdout;
+everything for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sparseoccvla.errors import InputError
+
+app = typer.Typer(
+    name="sparseoccvla",
+    help="Sparse occupancy, language reasoning and planning from cameras.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an `InputError` becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"sparseoccvla: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

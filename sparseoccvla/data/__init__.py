@@ -1,0 +1,1 @@
+"""Data sets and bags in, contracts out."""

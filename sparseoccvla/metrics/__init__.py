@@ -1,0 +1,1 @@
+"""Every figure the field quotes, under its named convention."""

@@ -1,0 +1,1 @@
+"""The seam between the stack and whatever computes: see `base`."""

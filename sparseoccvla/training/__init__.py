@@ -1,0 +1,1 @@
+"""Losses, data pipeline and the training loop."""

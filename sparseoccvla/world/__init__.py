@@ -1,0 +1,1 @@
+"""The procedural driving world: scenes, traffic, cameras, labels. No ROS."""

@@ -1,0 +1,1 @@
+"""ROS 2 wiring of the stack. Logic lives in `sparseoccvla`."""
