@@ -23,6 +23,7 @@ from sparseoccvla.contracts import (
     Reasoning,
     StageInfo,
 )
+from sparseoccvla.voxels import VoxelRule
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Encoder(Protocol):
     """Pictures to queries."""
 
     info: StageInfo
+    voxel_rule: VoxelRule  # how this model's points become voxels
 
     def extract(self, inputs: EncoderInput) -> FeatureSet:
         """Backbone and neck on one camera set."""
@@ -74,6 +76,7 @@ class Reasoner(Protocol):
     """Queries to a reasoning token, a forecast, and words."""
 
     info: StageInfo
+    voxel_rule: VoxelRule  # how the forecast's points become voxels
 
     def reason(self, queries: OccupancyQueries) -> ReasonerOutput:
         """One prefill."""
