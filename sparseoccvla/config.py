@@ -63,8 +63,17 @@ class SynchronizerConfig(Checked):
         "Added to each camera's stamp to make it mid-exposure, in the order of cameras; empty: none.",
         unit="s",
     )
+    phases_s: tuple[float, ...] = setting(
+        (),
+        "When each camera fires after the reference camera, in the order of cameras; empty: together.",
+        unit="s",
+    )
     tolerance_s: float = setting(
-        0.06, "Farthest a camera's stamp may lie from t0 (nuScenes: 43 ms).", unit="s", low=0.0, high=0.5
+        0.045,
+        "Farthest a stamp may lie from t0 plus the camera's phase; below half the shortest time between sets.",
+        unit="s",
+        low=0.001,
+        high=0.5,
     )
     deadline_s: float = setting(
         0.1, "Longest wait for late cameras after a set's first arrival.", unit="s", low=0.0, high=5.0
@@ -77,7 +86,11 @@ class SynchronizerConfig(Checked):
     max_hold_s: float = setting(0.5, "Oldest picture that `hold` repeats.", unit="s", low=0.0, high=5.0)
     max_pending_sets: int = setting(4, "Incomplete sets kept; the oldest is closed first.", low=1, high=64)
     time_jump_s: float = setting(
-        1.0, "A stamp this far behind the newest of its camera is a time jump.", unit="s", low=0.05, high=60.0
+        1.0,
+        "A stamp this far behind the newest of its camera, or a clock this far back, is a time jump.",
+        unit="s",
+        low=0.05,
+        high=60.0,
     )
     max_gap_s: float = setting(
         3.0, "A set this long after the one before clears temporal memory.", unit="s", low=0.1, high=60.0
@@ -96,15 +109,29 @@ class MemoryConfig(Checked):
         high=0.25,
     )
     slack_s: float = setting(0.3, "Kept beyond the oldest frame asked for.", unit="s", low=0.0, high=2.0)
+    min_spacing_s: float = setting(
+        0.08,
+        "Feature sets closer than this are thinned, so that fast cameras can't fill the memory.",
+        unit="s",
+        low=0.0,
+        high=0.25,
+    )
 
 
 @dataclass(frozen=True)
 class OdometryConfig(Checked):
-    """The buffer of vehicle poses in the odom frame."""
+    """The buffer of vehicle poses in the odom frame and the ego state drawn from it."""
 
-    buffer_s: float = setting(6.0, "Length kept.", unit="s", low=1.0, high=60.0)
+    buffer_s: float = setting(6.0, "Length kept.", unit="s", low=2.5, high=60.0)
     max_extrapolation_s: float = setting(
         0.15, "Farthest a camera stamp may lie outside odometry.", unit="s", low=0.0, high=1.0
+    )
+    max_gap_s: float = setting(
+        0.75,
+        "Longest hole between two samples that is interpolated over (keyframes: 0.5).",
+        unit="s",
+        low=0.05,
+        high=5.0,
     )
     wait_s: float = setting(
         0.05, "Longest wait for an odometry sample at or after t0.", unit="s", low=0.0, high=1.0
@@ -115,6 +142,23 @@ class OdometryConfig(Checked):
         unit="m",
         low=0.1,
         high=100.0,
+    )
+    jump_rad: float = setting(
+        0.3,
+        "A heading this far from where the twist leads is a jump: memory is cleared.",
+        unit="rad",
+        low=0.02,
+        high=3.2,
+    )
+    time_jump_s: float = setting(
+        1.0, "A sample this far behind the newest is a time jump.", unit="s", low=0.05, high=60.0
+    )
+    acceleration_window_s: float = setting(
+        0.55,
+        "The acceleration is fitted to the speeds of this long; at least two keyframes.",
+        unit="s",
+        low=0.05,
+        high=3.0,
     )
     max_age_s: float = setting(0.5, "Odometry older than this is lost.", unit="s", low=0.05, high=10.0)
 
@@ -143,6 +187,9 @@ class GuardConfig(Checked):
     max_proposal_age_s: float = setting(
         0.8, "A proposal whose cameras are older than this is stale.", unit="s", low=0.05, high=5.0
     )
+    max_future_s: float = setting(
+        0.1, "Farthest t0 may lie ahead of the node's clock.", unit="s", low=0.0, high=1.0
+    )
     validity_s: float = setting(
         0.5,
         "How long after publication a controller may follow the trajectory.",
@@ -161,8 +208,14 @@ class GuardConfig(Checked):
         7.0, "Largest feasible speed times yaw rate.", unit="m/s^2", low=0.5, high=15.0
     )
     max_curvature_per_m: float = setting(0.25, "Tightest feasible turn.", unit="1/m", low=0.01, high=1.0)
+    max_reverse_m: float = setting(
+        0.3, "Farthest a plan may lead backwards; noise of a standing vehicle.", unit="m", low=0.0, high=5.0
+    )
+    path_noise_m: float = setting(
+        0.05, "Error of a waypoint that must not look like a turn.", unit="m", low=0.001, high=0.5
+    )
     max_start_speed_error_mps: float = setting(
-        5.0, "Farthest the first step's speed may lie from the vehicle's.", unit="m/s", low=0.1, high=40.0
+        3.0, "Farthest the first step's speed may lie from the vehicle's.", unit="m/s", low=0.1, high=40.0
     )
     braking_mps2: float = setting(4.0, "Deceleration of the fallback.", unit="m/s^2", low=0.5, high=9.0)
 
@@ -196,4 +249,63 @@ class ModelSource(Checked):
     threads: int = setting(0, "CPU threads of this node, 0: the library's choice.", low=0, high=256)
     seed: int = setting(
         0, "Seed of weights that are not trained, and of the diffusion noise.", low=0, high=2**31 - 1
+    )
+
+
+@dataclass(frozen=True)
+class FramesConfig(Checked):
+    """Names of coordinate frames (REP-105)."""
+
+    base: str = setting("base_link", "Vehicle frame: rear axle center on the ground.")
+    odom: str = setting("odom", "Frame of the odometry poses; smooth, never map.")
+
+
+@dataclass(frozen=True)
+class CameraTopicsConfig(Checked):
+    """Which camera topics are read."""
+
+    transport: str = setting(
+        "compressed",
+        "compressed: CAMERA/image_rect_compressed; raw: CAMERA/image_rect.",
+        choices=("compressed", "raw"),
+    )
+    reliability: str = setting(
+        "best_effort",
+        "What is asked of camera publishers; reliable only where every driver offers it.",
+        choices=("best_effort", "reliable"),
+    )
+    decode_threads: int = setting(2, "Threads that decode pictures as they arrive.", low=1, high=16)
+
+
+@dataclass(frozen=True)
+class ReasonerNodeConfig(Checked):
+    """The reasoner's own rhythm."""
+
+    max_rate_hz: float = setting(
+        4.0, "Prefills per second at most; queries between are skipped.", unit="Hz", low=0.1, high=50.0
+    )
+    question: str = setting(
+        "What is happening around the vehicle and what should it do?",
+        "Asked on its own now and then; empty: never.",
+    )
+    question_period_s: float = setting(5.0, "How often it is asked.", unit="s", low=0.5, high=3600.0)
+    max_tokens: int = setting(48, "Longest answer.", low=1, high=2048)
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Checked):
+    """How a bag is played."""
+
+    bag: str = setting("", "Folder of a rosbag2 bag (MCAP or sqlite3).")
+    rate: float = setting(1.0, "Speed of play.", low=0.01, high=100.0)
+    loop: bool = setting(False, "Begin again at the end; /clock jumps back.")
+    start_s: float = setting(0.0, "Where in the bag to begin.", unit="s", low=0.0, high=1e6)
+    duration_s: float = setting(0.0, "How much to play, 0: all.", unit="s", low=0.0, high=1e6)
+    clock_hz: float = setting(
+        200.0, "Ticks of /clock, in bag time scaled by rate.", unit="Hz", low=1.0, high=1000.0
+    )
+    wait_for: tuple[str, ...] = setting((), "Stages (StackInfo.stage) that must be up before play begins.")
+    wait_s: float = setting(120.0, "Longest wait for them.", unit="s", low=0.0, high=3600.0)
+    tail_s: float = setting(
+        1.0, "How long /clock goes on after the last message.", unit="s", low=0.0, high=60.0
     )

@@ -495,6 +495,7 @@ class PlanProposal:
     # The motion the plan starts from; the guard checks feasibility against it.
     speed_mps: float = 0.0
     yaw_rate_radps: float = 0.0
+    stamp_source: str = CAMERA_NAMES[0]  # the camera whose stamp is t0
 
     @property
     def trajectory(self) -> NDArray[np.floating]:
@@ -531,7 +532,7 @@ class PlannedTrajectory:
     speeds_mps: NDArray[np.floating]  # (S,)
     accelerations_mps2: NDArray[np.floating]  # (S,)
     source: Source
-    stamp_source: str  # what t0 is: "cam_front", another camera, or "odometry" for a fallback
+    stamp_source: str  # whose stamp t0 is: a camera's; for a fallback "odometry", or "clock" if none is known
     valid_until_ns: int
     command: Command = Command.UNKNOWN
     status: PlanStatus = PlanStatus.OK
