@@ -70,7 +70,7 @@ class SynchronizerConfig(Checked):
     )
     tolerance_s: float = setting(
         0.045,
-        "Farthest a stamp may lie from t0 plus the camera's phase; below half the shortest time between sets.",
+        "Farthest a stamp may lie from t0 plus its phase; below half the shortest time between sets.",
         unit="s",
         low=0.001,
         high=0.5,
