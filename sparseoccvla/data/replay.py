@@ -9,26 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from sparseoccvla.config import Checked, setting
+from sparseoccvla.config import ReplayConfig
 from sparseoccvla.contracts import NS_PER_S
 from sparseoccvla.data.bag import RawMessage
 from sparseoccvla.errors import InputError
-
-
-@dataclass(frozen=True)
-class ReplayConfig(Checked):
-    """How a bag is played."""
-
-    rate: float = setting(1.0, "Bag seconds per second.", low=0.01, high=100.0)
-    start_offset_s: float = setting(0.0, "Bag time left out at the start.", unit="s", low=0.0)
-    duration_s: float = setting(0.0, "Bag time played, 0: to the end.", unit="s", low=0.0)
-    loop: bool = setting(False, "Start again at the end; bag time then jumps back.")
-    loop_gap_s: float = setting(
-        1.0, "Silence before the bag starts again; /clock goes on.", unit="s", low=0.0, high=60.0
-    )
-    clock_hz: float = setting(
-        50.0, "Rate of /clock between messages, 0: no /clock at all.", unit="Hz", low=0.0, high=1000.0
-    )
 
 
 @dataclass(frozen=True)
@@ -54,12 +38,12 @@ class Span:
         Raises:
             InputError: nothing.
         """
-        start_ns = bag_start_ns + round(config.start_offset_s * NS_PER_S)
+        start_ns = bag_start_ns + round(config.start_s * NS_PER_S)
         end_ns = bag_end_ns
         if start_ns > end_ns:
             length_s = (bag_end_ns - bag_start_ns) / NS_PER_S
             raise InputError(
-                f"start_offset_s is {config.start_offset_s:g} s, the bag is only {length_s:.3f} s long; "
+                f"start_s is {config.start_s:g} s, the bag is only {length_s:.3f} s long; "
                 "choose a smaller one"
             )
         if config.duration_s:
@@ -78,9 +62,9 @@ def plan_pass(
 
     What was latched before the span comes first, at once: a vehicle that starts in the middle of a bag
     still needs its /tf_static. /clock ticks at `clock_hz` and right before any message it would lag
-    behind; with `loop` it goes on through the gap.
+    behind, and goes on for `tail_s` after the last, so that timers and deadlines still fire.
     """
-    if latched and config.start_offset_s:
+    if latched and config.start_s:
         for message in messages(latched, None, span.start_ns):
             yield Due(0.0, span.start_ns, message)
     ticks = _ticks(span, config)
@@ -92,7 +76,7 @@ def plan_pass(
             clock_ns = tick.clock_ns
             tick = next(ticks, None)
         after_s = (message.stamp_ns - span.start_ns) / (NS_PER_S * config.rate)
-        if config.clock_hz and message.stamp_ns > clock_ns:
+        if message.stamp_ns > clock_ns:
             clock_ns = message.stamp_ns
             yield Due(after_s, clock_ns, None)
         yield Due(after_s, message.stamp_ns, message)
@@ -103,14 +87,10 @@ def plan_pass(
 
 def pass_length_s(span: Span, config: ReplayConfig) -> float:
     """Steady time from the beginning of one pass to that of the next."""
-    return (span.end_ns - span.start_ns) / (NS_PER_S * config.rate) + config.loop_gap_s
+    return (span.end_ns - span.start_ns) / (NS_PER_S * config.rate) + config.tail_s
 
 
 def _ticks(span: Span, config: ReplayConfig) -> Iterator[Due]:
-    if not config.clock_hz:
-        return
-    gap_s = config.loop_gap_s if config.loop else 0.0
-    length_s = (span.end_ns - span.start_ns) / (NS_PER_S * config.rate) + gap_s
-    for number in range(int(length_s * config.clock_hz) + 1):
+    for number in range(int(pass_length_s(span, config) * config.clock_hz) + 1):
         after_s = number / config.clock_hz
         yield Due(after_s, span.start_ns + round(after_s * config.rate * NS_PER_S), None)
