@@ -68,6 +68,18 @@ def planar_matrix(x_m: float, y_m: float, yaw_rad: float) -> NDArray[np.float64]
     return matrix
 
 
+def arc_pose(length_m: ArrayLike, turn_rad: ArrayLike) -> NDArray[np.float64]:
+    """Poses (..., 3) at the end of arcs that start at the origin along x; exact for straight ones too.
+
+    Args:
+        length_m: driven along the arc, negative backwards.
+        turn_rad: change of heading on the way, counter-clockwise.
+    """
+    length, turn = np.broadcast_arrays(np.asarray(length_m, float), np.asarray(turn_rad, float))
+    chord = length * np.sinc(turn / (2 * np.pi))  # numpy's sinc(x) is sin(pi x) / (pi x)
+    return np.stack([chord * np.cos(turn / 2), chord * np.sin(turn / 2), turn], axis=-1)
+
+
 def headings_along(points_m: NDArray[np.floating], least_step_m: float = 0.05) -> NDArray[np.float64]:
     """Tangent headings (..., S) of paths (..., S, 2) that start at the origin heading along x.
 
