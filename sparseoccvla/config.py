@@ -7,8 +7,9 @@ file of each model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sparseoccvla.contracts import CAMERA_NAMES
 from sparseoccvla.errors import InputError
@@ -44,6 +45,47 @@ def check(config: Any) -> None:
         if numeric and ((low is not None and value < low) or (high is not None and value > high)):
             unit = f" {limits['unit']}" if limits.get("unit") else ""
             raise ConfigError(f"{where}{unit}, wanted {low} to {high}{unit}")
+
+
+def from_mapping(kind: type, content: Any, where: str) -> Any:
+    """A (nested) dataclass of `kind` from what a JSON or YAML file holds; keys left out keep defaults.
+
+    Args:
+        kind: a dataclass whose fields are numbers, texts, tuples or dataclasses.
+        content: a mapping of field names.
+        where: the file, for the error.
+
+    Raises:
+        ConfigError: an unknown key or a value of another type; the text says where.
+    """
+    if is_dataclass(kind):
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{where} is {content!r}, wanted a mapping with fields of {kind.__name__}")
+        hints = get_type_hints(kind)
+        unknown = sorted(set(content) - set(hints))
+        if unknown:
+            raise ConfigError(f"{where} has {', '.join(unknown)}, wanted only {', '.join(hints)}")
+        try:
+            return kind(
+                **{key: from_mapping(hints[key], value, f"{where}: {key}") for key, value in content.items()}
+            )
+        except ValueError as error:
+            raise error if isinstance(error, InputError) else ConfigError(f"{where}: {error}") from error
+    if get_origin(kind) is tuple and isinstance(content, (list, tuple)):
+        types = get_args(kind)
+        if types[-1] is Ellipsis:
+            types = types[:1] * len(content)
+        if len(types) != len(content):
+            raise ConfigError(f"{where} is {content!r}, wanted {len(types)} values")
+        return tuple(
+            from_mapping(item, value, f"{where}[{i}]")
+            for i, (item, value) in enumerate(zip(types, content, strict=True))
+        )
+    if kind is float and isinstance(content, int) and not isinstance(content, bool):
+        return float(content)
+    if type(content) is not kind:
+        raise ConfigError(f"{where} is {content!r}, wanted a {getattr(kind, '__name__', kind)}")
+    return content
 
 
 class Checked:
@@ -308,4 +350,13 @@ class ReplayConfig(Checked):
     wait_s: float = setting(120.0, "Longest wait for them.", unit="s", low=0.0, high=3600.0)
     tail_s: float = setting(
         1.0, "How long /clock goes on after the last message.", unit="s", low=0.0, high=60.0
+    )
+
+
+@dataclass(frozen=True)
+class VisualizerConfig(Checked):
+    """What is drawn for people."""
+
+    dashboard_hz: float = setting(
+        2.0, "Rate of the dashboard picture, while somebody subscribes.", unit="Hz", low=0.1, high=30.0
     )

@@ -53,6 +53,7 @@ from sparseoccvla.contracts import (
 )
 from sparseoccvla.geometry import matrix_from_pose
 from sparseoccvla.palette import CLASS_COLORS_RGB
+from sparseoccvla.voxels import birds_eye
 
 BASE_FRAME = "base_link"
 _TENSOR_DTYPES = ("float32", "float16", "uint8")
@@ -314,16 +315,17 @@ def occupancy_cloud(occupancy: SparseOccupancy) -> PointCloud2:
     )
 
 
-def grid_msg(cells: NDArray[np.int8], t0_ns: int, grid: VoxelGrid) -> OccupancyGrid:
-    """`cells` (x, y) of -1 unknown, 0 free, 100 occupied."""
-    message = OccupancyGrid(header=header(t0_ns))
-    message.info.map_load_time = time_msg(t0_ns)
-    message.info.resolution = grid.voxel_size_m
-    message.info.width, message.info.height = cells.shape
-    message.info.origin.position.x, message.info.origin.position.y = grid.min_m[:2]
+def birds_eye_msg(occupancy: SparseOccupancy) -> OccupancyGrid:
+    """The occupancy from above as nav stacks read it: -1 unknown, 0 free, 100 occupied."""
+    cells, cell_m, (x_m, y_m) = birds_eye(occupancy)
+    message = OccupancyGrid(header=header(occupancy.t0_ns))
+    message.info.map_load_time = time_msg(occupancy.t0_ns)
+    message.info.resolution = cell_m
+    message.info.height, message.info.width = cells.shape
+    message.info.origin.position.x, message.info.origin.position.y = x_m, y_m
     message.info.origin.orientation.w = 1.0
     data = array("b")
-    data.frombytes(np.ascontiguousarray(cells.T).tobytes())  # ROS wants x to run fastest
+    data.frombytes(cells.tobytes())
     message.data = data
     return message
 
@@ -368,14 +370,12 @@ def forecast(message: OccupancyForecastMsg) -> OccupancyForecast:
 # Planner and guard ---------------------------------------------------------------------------------
 
 
-def proposal_msg(
-    proposal: PlanProposal, origin: Provenance, info: StageInfo, stamp_source: str
-) -> PlanProposalMsg:
+def proposal_msg(proposal: PlanProposal, origin: Provenance, info: StageInfo) -> PlanProposalMsg:
     return PlanProposalMsg(
         header=header(proposal.t0_ns),
         provenance=origin,
         requires_stage_id=info.requires_stage_id,
-        stamp_source=stamp_source,
+        stamp_source=proposal.stamp_source,
         command=int(proposal.command),
         status=int(proposal.status),
         candidates=[
@@ -417,6 +417,7 @@ def proposal(message: PlanProposalMsg) -> PlanProposal:
         tuple(time_ns(stamp) for stamp in message.history),
         message.speed,
         message.yaw_rate,
+        message.stamp_source,
     )
 
 

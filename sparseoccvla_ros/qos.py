@@ -22,6 +22,8 @@ ODOM_DEPTH = 100
 
 RESULT = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+# For readers of `info`: three nodes latch one message each there, and a depth is shared by all writers.
+LATCHED_ALL = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 STREAM = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 ODOM = _profile(ODOM_DEPTH, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 
