@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 SOURCE = Path(__file__).resolve().parent
 MANIFEST = ElementTree.parse(SOURCE / "package.xml").getroot()
 NAME = MANIFEST.findtext("name")
+MAINTAINER = next(MANIFEST.iter("maintainer"))
 
 # Each is a name in sparseoccvla_ros/interpreter.py, which finds the Python that has torch.
 EXECUTABLES = (
@@ -51,8 +52,8 @@ setup(
     version=MANIFEST.findtext("version"),
     description=MANIFEST.findtext("description"),
     license=MANIFEST.findtext("license"),
-    maintainer=MANIFEST.findtext("maintainer"),
-    maintainer_email=MANIFEST.find("maintainer").attrib["email"],
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.attrib["email"],
     packages=find_packages(include=["sparseoccvla*"]),
     python_requires=">=3.12",
     install_requires=["setuptools"],

@@ -15,14 +15,14 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from tools.bootstrap.environment import ROOT, outside_environment
 from tools.bootstrap.errors import SetupError
+from tools.bootstrap.runtime import Runtime
 
 HEADER = Path(__file__).with_name("rosidl_types.h")
 GENERATOR = "tools.bootstrap.generate"
-ROOT = Path(__file__).resolve().parents[2]
 
 # Headers that generated code includes from ROS; each becomes a link to HEADER.
 ROS_INCLUDE = re.compile(r'^#include "((?:rosidl_|rcutils/)[^"]+)"', re.MULTILINE)
@@ -55,15 +55,6 @@ ROSIDL_TYPESUPPORT_INTERFACE__ACTION_SYMBOL_NAME(, {package}, action, {name})(vo
 """
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """The ROS installation to build against."""
-
-    prefix: Path  # holds lib/ and share/
-    python_dir: Path  # holds rclpy and the generators
-    environment: Mapping[str, str]  # of a process that uses it
-
-
 def build(package_dir: Path, runtime: Runtime, prefix: Path, work: Path) -> None:
     """Generate, compile and install an interface package into an ament prefix.
 
@@ -78,7 +69,7 @@ def build(package_dir: Path, runtime: Runtime, prefix: Path, work: Path) -> None
     """
     package = package_dir.name
     run_tool(
-        [sys.executable, "-m", GENERATOR, str(package_dir), str(runtime.prefix / "share"), str(work)],
+        [str(runtime.python), "-m", GENERATOR, str(package_dir), str(runtime.prefix / "share"), str(work)],
         runtime.environment,
         f"generating code for {package}",
     )
@@ -108,7 +99,9 @@ def compile_extension(package: str, sources: list[Path], runtime: Runtime, work:
             (forwards / name).parent.mkdir(parents=True, exist_ok=True)
             (forwards / name).write_text(f'#include "{HEADER}"\n')
     numpy_include = run_tool(
-        [sys.executable, "-c", "import numpy; print(numpy.get_include())"], os.environ, "looking for numpy"
+        [str(runtime.python), "-c", "import numpy; print(numpy.get_include())"],
+        outside_environment(),
+        "looking for numpy",
     )
     include = [
         forwards,
@@ -123,7 +116,9 @@ def compile_extension(package: str, sources: list[Path], runtime: Runtime, work:
         number, source = numbered
         target = work / f"{number}.o"
         run_tool(
-            ["gcc", *flags, "-c", str(source), "-o", str(target)], os.environ, f"compiling {source.name}"
+            ["gcc", *flags, "-c", str(source), "-o", str(target)],
+            outside_environment(),
+            f"compiling {source.name}",
         )
         return str(target)
 
@@ -141,7 +136,7 @@ def compile_extension(package: str, sources: list[Path], runtime: Runtime, work:
     run_tool(
         ["gcc", "-shared", "-o", str(target), *objects, f"-L{runtime.prefix / 'lib'}", *libraries, *common],
         # The linker follows the libraries' own dependencies through this.
-        {**os.environ, "LD_LIBRARY_PATH": str(runtime.prefix / "lib")},
+        {**outside_environment(), "LD_LIBRARY_PATH": str(runtime.prefix / "lib")},
         f"linking {target.name}",
     )
     return target

@@ -10,17 +10,19 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bootstrap import messages
+from tools.bootstrap.environment import ROOT, fingerprint, outside_environment, say
 from tools.bootstrap.errors import SetupError
-from tools.bootstrap.messages import ROOT, Runtime, add_to_index, python_folder
+from tools.bootstrap.messages import add_to_index, python_folder
+from tools.bootstrap.runtime import Runtime
 
 INSTALL = ROOT / "ros2_ws" / "install"
 MESSAGES = ROOT / "ros2_ws" / "src" / "sparseoccvla_msgs"
 MARKER = "SPARSEOCCVLA_PIP_INSTALL"
+STAMP = ".setup-stamp"
 # colcon reads this file and refuses a folder made with another layout than its own two.
 COLCON_LAYOUT = ".colcon_install_layout"
 LINKED_FOLDERS = ("launch", "config", "models")
@@ -79,6 +81,43 @@ class Description:
     console_scripts: dict[str, tuple[str, str]]  # name: (module, function)
 
 
+def ensure(runtime: Runtime) -> bool:
+    """Make the prefix if it is not there or was made from something else; whether it had to.
+
+    Raises:
+        SetupError: ros2_ws/install is not ours, or a tool failed.
+    """
+    refuse_foreign_install()
+    stamp = INSTALL / STAMP
+    wanted = fingerprint(inputs(), str(INSTALL), str(runtime))
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return False
+    say("make setup: building the messages and ros2_ws/install")
+    make(runtime)
+    stamp.write_text(wanted)
+    return True
+
+
+def inputs() -> list[Path]:
+    """Everything that the installed packages are made from, except what is linked."""
+    interfaces = [path for kind in ("msg", "srv", "action") for path in MESSAGES.glob(f"{kind}/*.{kind}")]
+    builder = [path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".h")]
+    manifests = [
+        MESSAGES / "package.xml",
+        MESSAGES / "CMakeLists.txt",
+        ROOT / "package.xml",
+        ROOT / "setup.py",
+    ]
+    return [*interfaces, *builder, *manifests]
+
+
+def remove_own_install(install: Path = INSTALL) -> None:
+    """Make room for colcon by removing what `make setup` made without ROS, and only that."""
+    if (install / MARKER).is_file():
+        say(f"make setup: ROS 2 is sourced now; {install}, made without it, gives way to colcon's")
+        shutil.rmtree(install)
+
+
 def refuse_foreign_install(install: Path = INSTALL) -> None:
     """Raise `SetupError` if `install` holds something that `make setup` did not make."""
     if install.is_dir() and any(install.iterdir()) and not (install / MARKER).is_file():
@@ -91,14 +130,14 @@ def refuse_foreign_install(install: Path = INSTALL) -> None:
         )
 
 
-def describe_package() -> Description:
+def describe_package(python: Path) -> Description:
     """Version and console scripts by running setup.py up to the point where it would build."""
     code = (
         "import json; from setuptools import Distribution; import distutils.core as core; "
         "d = core.run_setup('setup.py', stop_after='init'); "
         "print(json.dumps([d.get_version(), d.entry_points['console_scripts']]))"
     )
-    text = messages.run_tool([sys.executable, "-c", code], os.environ, "reading setup.py")
+    text = messages.run_tool([str(python), "-c", code], outside_environment(), "reading setup.py")
     version, scripts = json.loads(text.splitlines()[-1])
     parsed = {}
     for line in scripts:
@@ -108,7 +147,7 @@ def describe_package() -> Description:
     return Description(version, parsed)
 
 
-def make(runtime: Runtime, venv: Path, install: Path = INSTALL) -> None:
+def make(runtime: Runtime, install: Path = INSTALL) -> None:
     """Build everything beside `install`, then put it in its place: a failure leaves the old one.
 
     Raises:
@@ -121,8 +160,8 @@ def make(runtime: Runtime, venv: Path, install: Path = INSTALL) -> None:
         work.mkdir(parents=True)
         messages.build(MESSAGES, runtime, staging, work)
         shutil.rmtree(work)
-        install_package(describe_package(), runtime, venv, staging)
-        (staging / "setup.bash").write_text(setup_bash(runtime, venv, install))
+        install_package(describe_package(runtime.python), runtime, staging)
+        (staging / "setup.bash").write_text(setup_bash(runtime, install))
         (staging / COLCON_LAYOUT).write_text("made by make setup\n")
         (staging / "COLCON_IGNORE").touch()
         (staging / MARKER).write_text(MARKER_TEXT.format(install=install, workspace=install.parent))
@@ -132,7 +171,7 @@ def make(runtime: Runtime, venv: Path, install: Path = INSTALL) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def install_package(description: Description, runtime: Runtime, venv: Path, prefix: Path) -> None:
+def install_package(description: Description, runtime: Runtime, prefix: Path) -> None:
     """The Python package `sparseoccvla` with its executables, metadata and `ros2` in an ament prefix."""
     python_dir = prefix / python_folder()
     share = prefix / "share" / "sparseoccvla"
@@ -144,7 +183,7 @@ def install_package(description: Description, runtime: Runtime, venv: Path, pref
     (share / "package.xml").symlink_to(ROOT / "package.xml")
     add_to_index(prefix, "packages", "sparseoccvla")
     write_metadata(python_dir, "sparseoccvla", description.version)
-    python = venv / "bin" / "python"
+    python = runtime.python
     for name, (module, function) in description.console_scripts.items():
         write_script(prefix / "lib" / "sparseoccvla" / name, python, module, function)
     write_script(prefix / "bin" / "sparseoccvla", python, "sparseoccvla_ros.interpreter", "command_line")
@@ -176,11 +215,11 @@ def write_metadata(python_dir: Path, name: str, version: str, entry_points: str 
         (folder / "entry_points.txt").write_text(entry_points)
 
 
-def setup_bash(runtime: Runtime, venv: Path, install: Path) -> str:
+def setup_bash(runtime: Runtime, install: Path) -> str:
     """The one place where the environment of the pip runtime is written down."""
     # Each is put in front, so the last comes first.
     prepends = [
-        ("PATH", venv / "bin"),
+        ("PATH", runtime.python.parent),
         ("PATH", install / "bin"),
         ("LD_LIBRARY_PATH", runtime.prefix / "lib"),
         ("PYTHONPATH", runtime.python_dir),
