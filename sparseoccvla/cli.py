@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from sparseoccvla.data.cli import app as bag_app
 from sparseoccvla.errors import InputError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bag_app, name="bag")
 
 
 def main() -> None:

@@ -1,0 +1,85 @@
+"""`sparseoccvla bag ...`: make bags and look into them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sparseoccvla.contracts import NS_PER_S
+
+app = typer.Typer(no_args_is_help=True, help="Make rosbag2 bags and look into them, without ROS.")
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of the bag: new, or one written here before.")]
+
+
+@app.command("from-nuscenes")
+def from_nuscenes(
+    dataroot: Annotated[Path, typer.Option(help="Data set in nuScenes format, real or generated.")],
+    scene: Annotated[str, typer.Option(help="Name of the scene, e.g. scene-0061.")],
+    out: OutOption,
+    version: Annotated[str | None, typer.Option(help="Needed when the root has several.")] = None,
+) -> None:
+    """One scene with its original pictures, as ROS 2 topics."""
+    from sparseoccvla.data.drive import write_drive
+    from sparseoccvla.data.nuscenes_drive import scene_drive
+    from sparseoccvla.data.tables import Tables
+
+    began = time.perf_counter()
+    made = scene_drive(Tables(dataroot, version), scene)
+    with _progress("pictures", made.pictures) as advance:
+        write_drive(made.drive, out, needed_bytes=made.bytes * 11 // 10, progress=lambda _: advance())
+    _summary(
+        bag=str(out),
+        pictures=made.pictures,
+        missing_sweeps=made.missing_sweeps,
+        lidar_turns=made.clouds,
+        seconds=round(time.perf_counter() - began, 2),
+        **made.drive.notes,
+    )
+
+
+@app.command("info")
+def info(
+    bag: Annotated[Path, typer.Argument(help="Folder of a rosbag2 bag, or an .mcap file.")],
+) -> None:
+    """Topics, counts, span and complete camera sets of a bag."""
+    from sparseoccvla.contracts import CAMERA_NAMES
+    from sparseoccvla.data.bag import BagReader
+    from sparseoccvla.data.camera_sets import count_camera_sets
+    from sparseoccvla.data.messages import camera_topics
+
+    with BagReader(bag) as reader:
+        topics = {name: [topic.type, topic.count] for name, topic in sorted(reader.topics.items())}
+        span_s = (reader.end_ns - reader.start_ns) / NS_PER_S
+        notes, start_ns = reader.notes, reader.start_ns
+    has_cameras = camera_topics(CAMERA_NAMES[0])[0] in topics
+    _summary(
+        bag=str(bag),
+        start_ns=start_ns,
+        seconds=round(span_s, 3),
+        topics=topics,
+        complete_camera_sets=len(count_camera_sets(bag).complete_t0_ns) if has_cameras else 0,
+        notes=notes,
+    )
+
+
+def _summary(**values: object) -> None:
+    print(json.dumps(values, indent=2))
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr; silent when that is no terminal."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
