@@ -34,7 +34,7 @@ from sparseoccvla.runtime.load import load_encoder
 from sparseoccvla.stages.encoder import EncoderResult, EncoderStage
 from sparseoccvla.synchronizer import Synchronizer
 from sparseoccvla_ros import convert, params, qos
-from sparseoccvla_ros.health import STEADY, Level
+from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
 
@@ -76,6 +76,7 @@ class EncoderNode(StageNode):
         self.pool = ThreadPoolExecutor(self.topics.decode_threads, "decode")
         self.worker = LatestWorker("encoder", self._encode)
         self.worker.start()
+        self._uncalibrated: dict[str, CameraInfo] = {}
         self.tf = Buffer()
         self._tf_listener = TransformListener(self.tf, self, spin_thread=False)
         offsets = self.sync.stamp_offsets_s or (0.0,) * len(self.sync.cameras)
@@ -88,7 +89,7 @@ class EncoderNode(StageNode):
             on_info = partial(self._on_camera_info, camera)
             self.subscribe(CameraInfo, f"{camera}/camera_info", on_info, camera_qos)
         self.subscribe(Odometry, "odom", self._on_odometry, qos.ODOM)
-        self._poll_timer = self.create_timer(_POLL_S, self._poll, clock=STEADY)
+        self._poll_timer = self.create_timer(_POLL_S, self._poll, clock=steady_clock())
         self._info.publish(convert.info_msg(self.stage.encoder.info, self.now_ns()))
 
     def deactivate(self) -> None:
@@ -127,10 +128,18 @@ class EncoderNode(StageNode):
         now_ns = self.now_ns()
         self._check_clock(image.stamp_ns, now_ns)
         assert self.stage is not None
-        picture = self.pool.submit(self.stage.picture, image).result
+        # Before its calibration a picture can't be fitted: the first one waits for the worker.
+        known = self.stage.calibrated(camera)
+        picture = (
+            self.pool.submit(self.stage.picture, image).result
+            if known
+            else partial(self.stage.picture, image)
+        )
         self._hand_over(self.synchronizer.add(camera, image.stamp_ns, picture, now_ns), received_s)
 
     def _poll(self) -> None:
+        for camera, message in list(self._uncalibrated.items()):
+            self._on_camera_info(camera, message)  # its transform may have come
         self._hand_over(self.synchronizer.poll(self.now_ns()), time.monotonic())
 
     def _hand_over(self, camera_sets: list[CameraSet], received_s: float) -> None:
@@ -144,6 +153,7 @@ class EncoderNode(StageNode):
         try:
             transform = self.tf.lookup_transform(self.frames.base, frame, Time())
         except TransformException as error:
+            self._uncalibrated[camera] = message
             self.health.raise_fault(
                 f"{camera} extrinsics",
                 Level.WARN,
@@ -151,6 +161,7 @@ class EncoderNode(StageNode):
                 f"{error}; publish it on /tf_static",
             )
             return
+        self._uncalibrated.pop(camera, None)
         matrix = convert.transform_matrix(transform.transform)
         if self.stage.set_calibration(convert.calibration(camera, message, matrix)):
             self.get_logger().info(f"{camera}: {message.width}x{message.height} px, frame {frame}")

@@ -17,7 +17,7 @@ from sparseoccvla.config import GuardConfig, OdometryConfig
 from sparseoccvla.contracts import Source, StageInfo
 from sparseoccvla.odometry import OdometryBuffer
 from sparseoccvla_ros import convert, params, qos
-from sparseoccvla_ros.health import STEADY, Level
+from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 
 # The guard has no weights; what it passes on carries the identity of the proposal.
@@ -47,7 +47,7 @@ class GuardNode(StageNode):
         self.subscribe(PlanProposal, "plan/proposal", self._on_proposal, qos.RESULT)
         self.subscribe(Odometry, "odom", self._on_odometry, qos.ODOM)
         # The steady clock: a stopped /clock must not stop the watchdog.
-        self._timer = self.create_timer(1 / self.settings.rate_hz, self._on_timer, clock=STEADY)
+        self._timer = self.create_timer(1 / self.settings.rate_hz, self._on_timer, clock=steady_clock())
 
     def deactivate(self) -> None:
         self.destroy_timer(self._timer)

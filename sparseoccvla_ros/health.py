@@ -20,8 +20,12 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
 from sparseoccvla.config import WatchConfig
 
-STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 _REPEAT_S = 5.0  # a lasting fault is logged this often
+
+
+def steady_clock() -> Clock:
+    """A clock of its own for each timer: rcl warns when many timers share one."""
+    return Clock(clock_type=ClockType.STEADY_TIME)
 
 
 class Level(IntEnum):
@@ -57,7 +61,7 @@ class Health:
         self._updater.timer.cancel()
         self._updater.setHardwareID("none")
         self._updater.add("status", self._report)
-        self._timer = node.create_timer(1.0, self._updater.update, clock=STEADY)
+        self._timer = node.create_timer(1.0, self._updater.update, clock=steady_clock())
 
     def raise_fault(self, key: str, level: Level, text: str) -> None:
         """Note that `key` is wrong now; logs it when new, then at most every few seconds with a count."""
@@ -125,7 +129,7 @@ class InputWatch:
         self._node = node
         self._hint = hint
         self._inputs: dict[str, _Input] = {}
-        self._timer = node.create_timer(watch.report_after_s, self.report, clock=STEADY)
+        self._timer = node.create_timer(watch.report_after_s, self.report, clock=steady_clock())
 
     def expect(self, topic: str, message_type: type, qos: QoSProfile) -> None:
         """Name an input; `topic` is relative, as the node subscribes it."""

@@ -16,7 +16,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla.runtime.load import load_planner
 from sparseoccvla.stages.planner import Frame, PlanJob, PlannerStage
 from sparseoccvla_ros import convert, params, qos
-from sparseoccvla_ros.health import STEADY, Level
+from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
 
@@ -62,7 +62,7 @@ class PlannerNode(StageNode):
             self.subscribe(ReasoningTokens, "reasoning/tokens", self._on_reasoning, qos.RESULT)
         self._timer = None
         if self.reasoning.policy == "same_frame":
-            self._timer = self.create_timer(_POLL_S, self._poll, clock=STEADY)
+            self._timer = self.create_timer(_POLL_S, self._poll, clock=steady_clock())
         self._info.publish(
             convert.info_msg(self.stage.planner.info, self.now_ns(), self.stage.planner.anchors_m)
         )

@@ -32,7 +32,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla.runtime.load import load_reasoner
 from sparseoccvla.stages.reasoner import ReasonerStage
 from sparseoccvla_ros import convert, params, qos
-from sparseoccvla_ros.health import STEADY, Level
+from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
 
@@ -98,7 +98,7 @@ class ReasonerNode(StageNode):
         self._standing_timer = None
         if self.settings.question:
             self._standing_timer = self.create_timer(
-                self.settings.question_period_s, self._ask_standing, clock=STEADY
+                self.settings.question_period_s, self._ask_standing, clock=steady_clock()
             )
         self._info.publish(convert.info_msg(self.stage.reasoner.info, self.now_ns()))
 
@@ -156,6 +156,8 @@ class ReasonerNode(StageNode):
                 result.reasoning, origin, info.requires_stage_id, job.sequence, result.prompt
             )
         )
+        if self.worker is not None and self.worker.done == 0:
+            self._ask_standing()  # first words with the first frame, not a period later
         if self._forecast.get_subscription_count() > 0:
             self._forecast.publish(convert.forecast_msg(self.stage.forecast(result), origin))
 
@@ -164,7 +166,7 @@ class ReasonerNode(StageNode):
     def _ask_standing(self) -> None:
         """The question the node asks itself, when nobody else asks."""
         assert self.stage is not None
-        if self.stage.newest is None or not self._questions.empty():
+        if not self.settings.question or self.stage.newest is None or not self._questions.empty():
             return
         question = self.settings.question
         pieces: list[str] = []

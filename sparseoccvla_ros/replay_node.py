@@ -26,6 +26,7 @@ from sparseoccvla_ros import convert, params, qos
 from sparseoccvla_ros.health import Level
 from sparseoccvla_ros.stage_node import StageNode, spin
 
+_SETTLE_S = 0.5
 _GLOBAL_TOPICS = ("/tf", "/tf_static", "/clock")
 
 
@@ -100,6 +101,7 @@ class ReplayNode(StageNode):
     def _play(self) -> None:
         try:
             self._wait_for_stages()
+            self._wait_for_subscribers()
             passes = 0
             while not self._stop.is_set() and (passes == 0 or self.settings.loop):
                 self._play_once()
@@ -120,6 +122,14 @@ class ReplayNode(StageNode):
                     f"{self.settings.wait_s:g} s, so the bag is not played; look at their log, "
                     "or set wait_for to []"
                 )
+
+    def _wait_for_subscribers(self) -> None:
+        """Until nobody new has subscribed for a while: what is sent before a match is lost."""
+        settled_s, counts = time.monotonic(), []
+        while time.monotonic() - settled_s < _SETTLE_S and not self._stop.wait(0.05):
+            now = [output.get_subscription_count() for output in self._outputs.values()]
+            if now != counts:
+                settled_s, counts = time.monotonic(), now
 
     def _play_once(self) -> None:
         start = time.monotonic()

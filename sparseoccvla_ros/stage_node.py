@@ -16,7 +16,7 @@ from rclpy.subscription import Subscription
 from sparseoccvla.config import WatchConfig
 from sparseoccvla.errors import InputError
 from sparseoccvla_ros import params
-from sparseoccvla_ros.health import STEADY, Health, InputWatch, Level
+from sparseoccvla_ros.health import Health, InputWatch, Level, steady_clock
 
 DEMO_HINT = "Nothing to connect? Try `ros2 launch sparseoccvla full_stack.launch.py bag:=demo`"
 
@@ -39,7 +39,7 @@ class StageNode(LifecycleNode):
         self._declared = False
         if autostart:
             # One shot, after the executor runs: a constructor that loads a network answers nobody.
-            self._start_timer = self.create_timer(0.0, self._start, clock=STEADY)
+            self._start_timer = self.create_timer(0.0, self._start, clock=steady_clock())
 
     # Hooks ---------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla.images import decode
 from sparseoccvla.summary import identity_notes, trust_warning
 from sparseoccvla_ros import convert, params, qos
-from sparseoccvla_ros.health import STEADY, Level
+from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
 
@@ -78,7 +78,7 @@ class VisualizerNode(StageNode):
                 topic = f"{camera}/image_rect_compressed"
                 profile = qos.camera(self.topics.reliability)
                 quiet(CompressedImage, topic, partial(self._keep_picture, camera), profile)
-        self._timer = self.create_timer(1 / self.settings.dashboard_hz, self._on_timer, clock=STEADY)
+        self._timer = self.create_timer(1 / self.settings.dashboard_hz, self._on_timer, clock=steady_clock())
 
     def deactivate(self) -> None:
         if self.worker is not None:

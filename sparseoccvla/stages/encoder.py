@@ -100,6 +100,10 @@ class EncoderStage:
             self.clear(f"calibration of {calibration.name} changed")
         return True
 
+    def calibrated(self, camera: str) -> bool:
+        """Whether pictures of a camera can be fitted."""
+        return camera in self._calibrations
+
     def clear(self, reason: str) -> None:
         """Forget past features before the next set."""
         self._clear_reason = self._clear_reason or reason
@@ -202,13 +206,15 @@ class EncoderStage:
         image_from_odom = np.tile(np.eye(4), (count, 1, 1))
         valid = np.zeros(count, bool)
         for i, slot in enumerate(slots):
-            if slot.name not in images:
+            camera = self._calibrations.get(slot.name)
+            blank = slot.state is CameraState.BLANK and camera is not None
+            if camera is None or not (blank or slot.name in images):
                 continue
-            camera = self._calibrations[slot.name]
-            odom_from_camera = self._pose(slot.stamp_ns) @ camera.base_from_camera
+            odom_from_camera = self._pose(slot.stamp_ns or t0_ns) @ camera.base_from_camera
             image_from_odom[i, :3] = self._image_from_camera(camera) @ inverse(odom_from_camera)[:3]
-            stack[i] = images[slot.name]
             valid[i] = True
+            if not blank:
+                stack[i] = images[slot.name]
         return EncoderInput(t0_ns, stack, image_from_odom, self._pose(t0_ns), valid)
 
     def _pose(self, stamp_ns: int) -> NDArray[np.float64]:
