@@ -4,14 +4,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup venv demo check test bench lock clean
 
-export TORCH_INDEX PYTHON
 python := .venv/bin/python
 in_ros := $(python) -m tools.ros_env
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 	@echo
-	@echo '  TORCH_INDEX=URL   take torch from this index, e.g. https://download.pytorch.org/whl/cpu'
+	@echo '  TORCH_INDEX=URL   take torch from this index, as long as .venv lives;'
+	@echo '                    https://download.pytorch.org/whl/cpu has no CUDA and is 2 GB smaller'
 	@echo '  PYTHON=PATH       the Python 3.12 to use'
 
 setup: ## everything a shell needs, in .venv and ros2_ws/install

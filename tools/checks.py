@@ -37,10 +37,10 @@ class Group:
 
 
 GROUPS = {
-    "format": Group(("ruff", "format", "--check", "--quiet")),
-    "lint": Group(("ruff", "check", "--quiet")),
+    "format": Group(("ruff", "format", "--check")),
+    "lint": Group(("ruff", "check")),
     "types": Group(("mypy", "--no-error-summary")),
-    "layers": Group(("lint-imports",)),
+    "layers": Group(("lint-imports", "--no-logo")),
     "unit": Group(("pytest", "tests/unit", "-m", "not slow")),
     "contract": Group(("pytest", "tests/contract", "-m", "not slow")),
     "ros": Group(("pytest", "tests/ros", "-m", "not slow"), ros=True),

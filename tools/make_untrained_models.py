@@ -34,7 +34,7 @@ TINY = ModelConfig(
         ffn_width=256,
         points=(32, 512),
         dropout=0.0,
-        voxel_rule=VoxelRule(threshold=0.2, max_spread_m=6.0, closing=False, flat_spread=0.5),
+        voxel_rule=VoxelRule(threshold=0.08, max_spread_m=6.0, closing=False, flat_spread=0.5),
         free_class=True,
         least_spread_m=(2.0, 0.5),
         auxiliary_width=64,
@@ -43,7 +43,9 @@ TINY = ModelConfig(
     ),
     reasoner=ReasonerConfig(
         query_width=TINY_WIDTH,
-        language=LanguageConfig(width=TINY_TOKEN, layers=6, heads=4, ffn_width=688, vocabulary=512),
+        language=LanguageConfig(
+            width=TINY_TOKEN, layers=6, heads=4, ffn_width=688, vocabulary=258
+        ),  # 256 bytes and two marks
         prompt_style="plain",
         forecast_point_width=64,
         forecast_free_class=True,
@@ -60,7 +62,9 @@ TINY = ModelConfig(
 
 # The paper's sizes are the defaults of the configurations; only the language model is named here.
 PAPER = ModelConfig(
-    reasoner=ReasonerConfig(language=LanguageConfig(path="lmsys/vicuna-7b-v1.5", dtype="float16", lora_rank=128)),
+    reasoner=ReasonerConfig(
+        language=LanguageConfig(path="lmsys/vicuna-7b-v1.5", dtype="float16", lora_rank=128)
+    ),
 )
 
 

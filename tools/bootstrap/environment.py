@@ -54,11 +54,15 @@ def ensure_environment(torch_index: str = "") -> Path:
 
     Args:
         torch_index: package index to take torch and torchvision from, e.g. one with CPU builds;
-            the CUDA libraries are left out then. Empty: the default index.
+            the CUDA libraries are left out then. Empty: the one that this environment was made with,
+            else the default index.
 
     Raises:
         SetupError: packages could not be installed.
     """
+    note = VENV / ".torch-index"
+    if not torch_index and note.is_file():
+        torch_index = note.read_text()
     locks = [REQUIREMENTS / "lock.txt", *([] if torch_index else [REQUIREMENTS / "lock-cuda.txt"])]
     python = VENV / "bin" / "python"
     stamp = VENV / ".setup-stamp"
@@ -67,6 +71,7 @@ def ensure_environment(torch_index: str = "") -> Path:
         return python
     if not python.exists():
         create_environment()
+    note.write_text(torch_index)
     missing = missing_packages(locks)
     if missing:
         hint = "" if torch_index else cuda_hint(missing)
