@@ -233,8 +233,8 @@ class GuardConfig(Checked):
         0.1, "Farthest t0 may lie ahead of the node's clock.", unit="s", low=0.0, high=1.0
     )
     validity_s: float = setting(
-        0.5,
-        "How long after publication a controller may follow the trajectory.",
+        0.8,
+        "How long after publication a controller may follow; beyond proposal_timeout_s and a tick.",
         unit="s",
         low=0.05,
         high=3.0,
