@@ -188,13 +188,19 @@ def odometry_sample(message: Odometry) -> tuple[int, NDArray[np.float64], float,
 
 
 def command(message: DrivingCommandMsg) -> DrivingCommand:
+    return DrivingCommand(
+        time_ns(message.header.stamp),
+        _command(message.command),
+        message.source,
+        time_ns(message.valid_until),
+    )
+
+
+def _command(value: int) -> Command:
     try:
-        value = Command(message.command)
+        return Command(value)
     except ValueError:
-        raise ContractError(
-            f"command is {message.command}, wanted 0 UNKNOWN, 1 LEFT, 2 RIGHT or 3 STRAIGHT"
-        ) from None
-    return DrivingCommand(time_ns(message.header.stamp), value, message.source, time_ns(message.valid_until))
+        raise ContractError(f"command is {value}, wanted 0 UNKNOWN, 1 LEFT, 2 RIGHT or 3 STRAIGHT") from None
 
 
 # Encoder -------------------------------------------------------------------------------------------
@@ -407,7 +413,7 @@ def proposal(message: PlanProposalMsg) -> PlanProposal:
     candidates = [np.stack([c.x, c.y, c.yaw], axis=-1) for c in message.candidates]
     return PlanProposal(
         time_ns(message.header.stamp),
-        Command(message.command),
+        _command(message.command),
         np.array(candidates, float).reshape(len(candidates), -1, 3),
         np.array([c.score for c in message.candidates], float),
         message.chosen,

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from sparseoccvla.guard import Guard
 from sparseoccvla_msgs.msg import PlannedTrajectory, PlanProposal
 
 from sparseoccvla import contracts
 from sparseoccvla.config import GuardConfig, OdometryConfig
 from sparseoccvla.contracts import Source, StageInfo
+from sparseoccvla.guard import Guard
 from sparseoccvla.odometry import OdometryBuffer
 from sparseoccvla_ros import convert, params, qos
 from sparseoccvla_ros.health import Level, steady_clock
@@ -57,7 +57,9 @@ class GuardNode(StageNode):
 
     def facts(self) -> Mapping[str, object]:
         sent = {f"trajectories {name}": count for name, count in self._sent.items()}
-        return sent | self.motion.counters.as_dict() if self.guard is not None else {}
+        if self.guard is None:
+            return sent
+        return sent | self.guard.counters.as_dict() | self.motion.counters.as_dict()
 
     def _on_odometry(self, message: Odometry) -> None:
         self.motion.add(*convert.odometry_sample(message))
@@ -68,12 +70,15 @@ class GuardNode(StageNode):
         assert self.guard is not None
         now_ns = self.now_ns()
         trajectory = self.guard.propose(proposal, self.motion.latest_ego_state(now_ns), now_ns)
-        self._send(trajectory, message, start_s)
+        if trajectory is not None:
+            self._send(trajectory, message, start_s)
 
     def _on_timer(self) -> None:
         start_s = time.monotonic()
         assert self.guard is not None
         now_ns = self.now_ns()
+        if now_ns == 0:
+            return  # /clock has not begun: there is no time yet to stamp a trajectory with
         trajectory = self.guard.poll(now_ns, self.motion.latest_ego_state(now_ns))
         if trajectory is not None:
             self._send(trajectory, None, start_s)
