@@ -99,6 +99,7 @@ def _node(args: dict[str, str], executable: str, parameters: dict, **kwargs) -> 
         package=PACKAGE,
         executable=executable,
         name=executable,
+        exec_name=executable,
         namespace=args["namespace"],
         # The file comes first: what is asked for on the command line wins.
         parameters=[*overrides, parameters],

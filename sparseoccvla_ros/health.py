@@ -79,7 +79,11 @@ class Health:
         if speak:
             logger = self._node.get_logger()
             line = text if count == 1 else f"{text} ({count} times)"
-            (logger.error if level is Level.ERROR else logger.warning)(line)
+            # Two calls: rclpy ties a severity to the line that logs.
+            if level is Level.ERROR:
+                logger.error(line)
+            else:
+                logger.warning(line)
 
     def clear(self, key: str) -> None:
         """Note that `key` is well again."""

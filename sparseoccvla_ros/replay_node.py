@@ -27,6 +27,7 @@ from sparseoccvla_ros.health import Level
 from sparseoccvla_ros.stage_node import StageNode, spin
 
 _SETTLE_S = 0.5
+_PAUSED_TICK_S = 0.05  # while waiting time stands still, but there is one
 _GLOBAL_TOPICS = ("/tf", "/tf_static", "/clock")
 
 
@@ -55,7 +56,7 @@ class ReplayNode(StageNode):
         with BagReader(self._path) as bag:
             self._span = Span.of(bag.start_ns, bag.end_ns, self.settings)
             topics = bag.topics
-        self._clock = self.create_lifecycle_publisher(Clock, "/clock", qos.RESULT)
+        self._clock_ticks = self.create_lifecycle_publisher(Clock, "/clock", qos.RESULT)
         self._outputs = {}
         for topic in topics.values():
             self._add_output(topic)
@@ -115,7 +116,8 @@ class ReplayNode(StageNode):
     def _wait_for_stages(self) -> None:
         deadline = time.monotonic() + self.settings.wait_s
         wanted = set(self.settings.wait_for)
-        while not wanted <= self._stages_up and not self._stop.wait(0.05):
+        while not wanted <= self._stages_up and not self._stop.wait(_PAUSED_TICK_S):
+            self._tick(self._span.start_ns)
             if time.monotonic() > deadline:
                 raise InputError(
                     f"no sign of {', '.join(sorted(wanted - self._stages_up))} after "
@@ -126,10 +128,14 @@ class ReplayNode(StageNode):
     def _wait_for_subscribers(self) -> None:
         """Until nobody new has subscribed for a while: what is sent before a match is lost."""
         settled_s, counts = time.monotonic(), []
-        while time.monotonic() - settled_s < _SETTLE_S and not self._stop.wait(0.05):
+        while time.monotonic() - settled_s < _SETTLE_S and not self._stop.wait(_PAUSED_TICK_S):
+            self._tick(self._span.start_ns)
             now = [output.get_subscription_count() for output in self._outputs.values()]
             if now != counts:
                 settled_s, counts = time.monotonic(), now
+
+    def _tick(self, bag_time_ns: int) -> None:
+        self._clock_ticks.publish(Clock(clock=convert.time_msg(bag_time_ns)))
 
     def _play_once(self) -> None:
         start = time.monotonic()
@@ -140,7 +146,7 @@ class ReplayNode(StageNode):
                     return
                 self._late_s = max(self._late_s, -wait_s)
                 if due.message is None:
-                    self._clock.publish(Clock(clock=convert.time_msg(due.clock_ns)))
+                    self._tick(due.clock_ns)
                 elif due.message.topic in self._outputs:
                     self._outputs[due.message.topic].publish(due.message.data)
                     self._published += 1
