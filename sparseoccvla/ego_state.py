@@ -147,13 +147,14 @@ def pose_between(
 
 
 def samples_from_poses(
-    stamps_ns: Sequence[int], odom_from_base: Sequence[NDArray[np.float64]], baseline_s: float = 0.1
+    stamps_ns: Sequence[int], odom_from_base: Sequence[NDArray[np.float64]], baseline_s: float = 0.3
 ) -> list[MotionSample]:
     """Samples of a log that has poses but no twist, such as nuScenes without its CAN bus.
 
     Speed and yaw rate are those at the end of the parabola through the pose and two earlier ones,
-    each at least `baseline_s` before the next: nothing after a stamp takes part. The first pose has
-    none before it and makes no sample; the ones next to it have one and get the mean since then.
+    each at least `baseline_s` before the next: nothing after a stamp takes part, and the small steps
+    of a localization do not look like sprints. The first pose has none before it and makes no sample;
+    the ones next to it have one and get the mean since then.
     """
     samples = []
     for i in range(1, len(stamps_ns)):

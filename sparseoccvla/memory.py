@@ -61,7 +61,7 @@ class MemoryCounters(Counters):
 
 
 class FeatureMemory[Payload]:
-    """Feature sets of the last (T - 1) * 0.5 s plus tolerance and slack, by t0.
+    """Feature sets of the last (T - 1) * 0.5 s plus tolerance and slack, by t0; for T = 1 the last one.
 
     Args:
         config: tolerance and bounds.
@@ -76,8 +76,8 @@ class FeatureMemory[Payload]:
         self.last_clear_reason = ""
         self._entries: list[tuple[int, Payload]] = []  # by rising t0
         self._added = self._thinned = self._cleared = 0
-        kept_s = HISTORY_INTERVAL_S * (frames - 1) + config.tolerance_s + config.slack_s
-        self._kept_ns = round(kept_s * NS_PER_S)
+        beyond_s = config.tolerance_s + config.slack_s if frames > 1 else 0.0
+        self._kept_ns = round((HISTORY_INTERVAL_S * (frames - 1) + beyond_s) * NS_PER_S)
 
     @property
     def counters(self) -> MemoryCounters:
