@@ -71,7 +71,10 @@ def main() -> int:
 def run_group(group: Group) -> str:
     """Empty, or why the group failed."""
     try:
-        environment = ros_environment() if group.ros else outside_environment()
+        # A wrong type in a message field is then an AssertionError with its name, not an abort in C.
+        environment = (
+            ros_environment() | {"ROS_PYTHON_CHECK_FIELDS": "1"} if group.ros else outside_environment()
+        )
     except SetupError as error:
         return str(error)
     code = run_program(group.command, environment)
