@@ -26,7 +26,7 @@ app.add_typer(bag_app, name="bag")
 def main() -> None:
     """Run the command line; an `InputError` becomes one line on stderr and exit code 2."""
     try:
-        app()
+        app(prog_name="sparseoccvla")
     except InputError as error:
         print(f"sparseoccvla: {error}", file=sys.stderr)
         sys.exit(2)
