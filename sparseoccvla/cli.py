@@ -12,6 +12,7 @@ import typer
 
 from sparseoccvla.data.cli import app as bag_app
 from sparseoccvla.errors import InputError
+from sparseoccvla.metrics.cli import app as score_app
 
 app = typer.Typer(
     name="sparseoccvla",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bag_app, name="bag")
+app.add_typer(score_app, name="score")
 
 
 def main() -> None:

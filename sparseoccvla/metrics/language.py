@@ -119,7 +119,7 @@ class LanguageMetric:
 
             wordnet.ensure_loaded()
             word_tokenize("ready")
-        except (ImportError, LookupError) as error:
+        except (ImportError, LookupError, OSError) as error:
             raise MeteorUnavailableError(
                 "METEOR needs nltk and its data wordnet and punkt_tab: "
                 "run python -m nltk.downloader wordnet punkt_tab, or set NLTK_DATA to a folder with them"
