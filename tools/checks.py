@@ -5,7 +5,7 @@
     python -m tools.checks unit ros        these groups
 
 All groups run also when one fails; the exit code is 1 if any did. A group fails too when it leaves a
-process behind, a ros2 daemon included.
+process behind, a ros2 daemon included, or shared memory of a middleware.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from tools.ros_env import ros_environment
 
 PYTEST_NO_TESTS = 5
 PR_SET_CHILD_SUBREAPER = 36
+SHARED_MEMORY = Path("/dev/shm")
+# Of all that lives there, what only ROS middlewares make; others on the machine have files there too.
+MIDDLEWARE_FILES = ("fastrtps", "fastdds", "sem.fastrtps", "sem.fastdds", "iceoryx")
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,28 @@ def main() -> int:
 def run_group(group: Group) -> str:
     """Empty, or why the group failed."""
     try:
-        # A wrong type in a message field is then an AssertionError with its name, not an abort in C.
-        environment = (
-            ros_environment() | {"ROS_PYTHON_CHECK_FIELDS": "1"} if group.ros else outside_environment()
-        )
+        environment = ros_test_environment() if group.ros else outside_environment()
     except SetupError as error:
         return str(error)
+    before = middleware_files()
     code = run_program(group.command, environment)
     faults = [] if code == 0 else ["no tests found" if code == PYTEST_NO_TESTS else f"exit code {code}"]
-    left = end_orphans()
+    left = [*end_orphans(), *sorted(middleware_files() - before)]
     if left:
         faults.append("left behind: " + "; ".join(left))
     return ", ".join(faults)
+
+
+def ros_test_environment() -> dict[str, str]:
+    return ros_environment() | {
+        # A wrong type in a message field is then an AssertionError with its name, not an abort in C.
+        "ROS_PYTHON_CHECK_FIELDS": "1",
+        "ROS_LOG_DIR": str(ROOT / "out" / "ros_log"),
+    }
+
+
+def middleware_files() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.glob("*") if path.name.startswith(MIDDLEWARE_FILES)}
 
 
 def run_program(command: tuple[str, ...], environment: Mapping[str, str]) -> int:
@@ -138,4 +151,7 @@ def print_table(results: list[tuple[str, float, str]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

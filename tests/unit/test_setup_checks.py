@@ -72,6 +72,13 @@ def test_a_process_left_behind_is_ended_and_named():
     assert done.stdout.strip() == "['sleep 987'] []"
 
 
+def test_shared_memory_left_behind_is_named(programs, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path)
+    (tmp_path / "fastrtps_before").touch()
+    group = programs("leaky", f"touch {tmp_path}/fastrtps_1 {tmp_path}/torch_2")
+    assert checks.run_group(group) == "left behind: fastrtps_1"
+
+
 def test_the_gate_needs_no_ros_and_the_whole_holds_it():
     assert not any(GROUPS[name].ros for name in CHECK)
     assert set(CHECK) < set(COLLECTIONS["test"])
