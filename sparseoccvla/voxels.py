@@ -88,8 +88,8 @@ def _mean_scores(
     if not len(starts):
         return flat, np.zeros((0, NUM_CLASSES), np.float32)
     counts = np.diff(starts, append=len(flat))
-    means: NDArray[np.float32] = np.add.reduceat(scores, starts, axis=0) / counts[:, None].astype(np.float32)
-    return flat[starts], means
+    means = np.add.reduceat(scores, starts, axis=0) / counts[:, None]
+    return flat[starts], means.astype(np.float32)
 
 
 def _closed(

@@ -1,0 +1,124 @@
+"""The language model and its tokenizer: any transformers causal LM that takes `inputs_embeds`.
+
+Either built from sizes (the tiny one, trained from scratch) or loaded from a folder that
+`save_pretrained` wrote; LoRA is injected by peft, which leaves the model's class as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sparseoccvla.errors import InputError
+
+# transformers takes seconds to import: only who builds a language model waits for it.
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+END_MARK = "</s>"
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Where the language model comes from.
+
+    `path` names a folder (or hub model) for `from_pretrained`; while it is empty, a Llama of the
+    sizes below is built. LoRA is on when `lora_rank` is not 0.
+    """
+
+    path: str = ""
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    ffn_width: int = 688
+    vocabulary: int = 512
+    dtype: str = "float32"
+    lora_rank: int = 0
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def build_language_model(config: LanguageConfig) -> PreTrainedModel:
+    """The causal LM, with LoRA injected when asked for.
+
+    Raises:
+        InputError: `path` is set and transformers can't load a causal LM from it.
+    """
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    if config.path:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(config.path, dtype=getattr(torch, config.dtype))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"no causal language model could be loaded from {config.path!r}: {error}; wanted a folder "
+                "that save_pretrained wrote, or a model name the hub cache holds"
+            ) from error
+    else:
+        model = LlamaForCausalLM(llama_config(config)).to(getattr(torch, config.dtype))
+    if config.lora_rank:
+        add_lora(model, config)
+    return model
+
+
+def llama_config(config: LanguageConfig) -> LlamaConfig:
+    """The transformers configuration of a Llama of these sizes; also a stand-in for a larger one."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        intermediate_size=config.ffn_width,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+
+
+def add_lora(model: nn.Module, config: LanguageConfig) -> None:
+    """Inject LoRA in place, freeze the rest, keep the adapters in fp32 (fp16 ones can't be unscaled)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets),
+        bias="none",
+    )
+    inject_adapter_in_model(lora, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def load_tokenizer(config: LanguageConfig, file: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside `config.path`, or the model folder's own `tokenizer.json`."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if config.path:
+        return AutoTokenizer.from_pretrained(config.path)
+    if file is None:
+        raise InputError("a language model built from sizes needs the tokenizer.json of its model folder")
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=END_MARK, pad_token="<pad>")
+
+
+def byte_tokenizer_json() -> str:
+    """A tokenizer.json whose tokens are the 256 bytes and the marks: needs no corpus and no download."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, END_MARK: 1} | {symbol: i + 2 for i, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<pad>"), AddedToken(END_MARK)])
+    return tokenizer.to_str(pretty=True)

@@ -1,0 +1,255 @@
+"""The networks as they are, in torch. Weights from the model folder, or seeded ones that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparseoccvla.anchors import read_anchors
+from sparseoccvla.config import ModelSource
+from sparseoccvla.contracts import (
+    NUM_ANCHORS,
+    NUM_CLASSES,
+    NUM_STEPS,
+    Command,
+    ContractError,
+    EgoState,
+    EncoderInput,
+    OccupancyQueries,
+    PlanProposal,
+    Reasoning,
+    StageInfo,
+    check_array,
+)
+from sparseoccvla.encoder import Encoder
+from sparseoccvla.language import load_tokenizer
+from sparseoccvla.model import ModelConfig, read_config
+from sparseoccvla.planner import Planner, PlannerInputs, ego_numbers
+from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
+from sparseoccvla.reasoner import Reasoner
+from sparseoccvla.runtime.base import EncoderOutput, FeatureSet, ReasonerOutput
+from sparseoccvla.runtime.manifest import Manifest, read_manifest
+from sparseoccvla.runtime.proposal import build_proposal, noise_of
+from sparseoccvla.voxels import VoxelRule, drop_strays
+from sparseoccvla.weights import load_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_encoder(source: ModelSource) -> TorchEncoder:
+    """See `runtime.load.load_encoder`."""
+    manifest, config = _open(source)
+    net = _network(source, manifest, "encoder", lambda: Encoder(config.encoder))
+    info = _info(
+        source,
+        manifest,
+        "encoder",
+        image_size_px=config.encoder.image_size_px,
+        history_frames=config.encoder.frames,
+    )
+    return TorchEncoder(net, info)
+
+
+def load_reasoner(source: ModelSource) -> TorchReasoner:
+    """See `runtime.load.load_reasoner`."""
+    manifest, config = _open(source)
+    language = config.reasoner.language
+    tokenizer = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
+    net = _network(source, manifest, "reasoner", lambda: Reasoner(config.reasoner))
+    return TorchReasoner(net, tokenizer, _info(source, manifest, "reasoner"), config.encoder.voxel_rule)
+
+
+def load_planner(source: ModelSource) -> TorchPlanner:
+    """See `runtime.load.load_planner`."""
+    manifest, config = _open(source)
+    anchors_m = read_anchors(manifest.file("anchors.json"))
+    net = _network(source, manifest, "planner", lambda: Planner(config.planner))
+    return TorchPlanner(net, anchors_m, _info(source, manifest, "planner"), source.seed)
+
+
+class TorchEncoder:
+    """Keeps stacked feature maps in the feature sets, so that history costs no backbone."""
+
+    def __init__(self, net: Encoder, info: StageInfo) -> None:
+        self.info = info
+        self.voxel_rule = net.config.voxel_rule
+        self._net = net
+
+    @torch.inference_mode()
+    def extract(self, inputs: EncoderInput) -> FeatureSet:
+        config = self._net.config
+        wanted = (config.cameras, *config.image_size_px, 3)
+        check_array("EncoderInput.images_rgb", inputs.images_rgb, wanted, "u")
+        images = self._tensor(inputs.images_rgb).permute(0, 3, 1, 2).float()[None]
+        maps = self._net.extract(images)
+        return FeatureSet(inputs.t0_ns, maps, inputs.image_from_odom, inputs.odom_from_base, inputs.valid)
+
+    @torch.inference_mode()
+    def decode(self, frames: Sequence[FeatureSet | None]) -> EncoderOutput:
+        config, newest = self._net.config, frames[0]
+        if newest is None or len(frames) != config.frames:
+            came = [frame and frame.t0_ns for frame in frames]
+            raise ContractError(
+                f"decode() got frames {came}, wanted {config.frames} with a FeatureSet first, "
+                "None only for masked history"
+            )
+        # A masked frame borrows the newest maps: nothing is read from it, as none of its cameras is valid.
+        used = [frame or newest for frame in frames]
+        valid = np.stack([frame.valid if frame else np.zeros(config.cameras, bool) for frame in frames])
+        image_from_base = np.stack([frame.image_from_odom for frame in used]) @ newest.odom_from_base
+        decoded = self._net.decode(
+            [torch.stack(level, dim=1) for level in zip(*(frame.maps for frame in used), strict=True)],
+            self._tensor(image_from_base)[None].float(),
+            self._tensor(np.linalg.inv(image_from_base[0]))[None].float(),
+            self._tensor(valid)[None].float(),
+        )
+        points_m = _array(decoded.points_m[-1][0])
+        scores = _array(self._net.scores(decoded.logits[-1])[0])
+        return EncoderOutput(
+            OccupancyQueries(newest.t0_ns, _array(decoded.features[0]), points_m),
+            drop_strays(points_m, scores, self.voxel_rule.max_spread_m),
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._net.initial_points.device)
+
+
+class TorchReasoner:
+    """One prefill for token and forecast; answers decoded on their own cache."""
+
+    def __init__(
+        self, net: Reasoner, tokenizer: PreTrainedTokenizerBase, info: StageInfo, voxel_rule: VoxelRule
+    ) -> None:
+        self.info = info
+        self.voxel_rule = voxel_rule
+        self._net = net
+        self._tokenizer = tokenizer
+        self._prompt = prompt(net.config.prompt_style, [Turn(PLANNING_QUESTION)])
+        self._prompt_ids = self._ids(self._prompt)
+
+    @torch.inference_mode()
+    def reason(self, queries: OccupancyQueries) -> ReasonerOutput:
+        features, points_m = self._tensors(queries)
+        prefill = self._net.prefill(features, points_m, self._prompt_ids)
+        free = self._net.config.forecast_free_class
+        forecast = []
+        for step in self._net.forecast(features, points_m, prefill.occupancy):
+            logits = step.logits[0]
+            scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
+            forecast.append(
+                drop_strays(_array(step.points_m[0]), _array(scores), self.voxel_rule.max_spread_m)
+            )
+        reasoning = Reasoning(queries.t0_ns, _array(prefill.reasoning[0]))
+        return ReasonerOutput(reasoning, tuple(forecast), self._prompt)
+
+    def answer(self, queries: OccupancyQueries, question: str, max_tokens: int) -> Iterator[str]:
+        features, points_m = self._tensors(queries)
+        asked = self._ids(prompt(self._net.config.prompt_style, [Turn(question)]))
+        end = int(self._tokenizer.eos_token_id)
+        ids: list[int] = []
+        text = said = ""
+        for token in self._net.generate(features, points_m, asked, max_tokens, end):
+            ids.append(token)
+            text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
+            # A character of several tokens shows as the replacement mark until it is whole.
+            if not text.endswith("\ufffd") and len(text) > len(said):
+                yield text[len(said) :]
+                said = text
+        if len(text) > len(said):
+            yield text[len(said) :]
+
+    def _ids(self, text: str) -> Tensor:
+        ids = self._tokenizer(text, return_tensors="pt").input_ids[0]
+        return ids.to(self._net.reasoning_token.device)
+
+    def _tensors(self, queries: OccupancyQueries) -> tuple[Tensor, Tensor]:
+        return _query_tensors(queries, self._net.config.query_width, self._net.reasoning_token.device)
+
+
+class TorchPlanner:
+    """All 18 candidates in one batch; noise from seed and stamp."""
+
+    def __init__(self, net: Planner, anchors_m: NDArray[np.float32], info: StageInfo, seed: int) -> None:
+        self.info = info
+        self.anchors_m = anchors_m
+        self._net = net
+        self._seed = seed
+        self._anchors = torch.from_numpy(anchors_m.reshape(NUM_ANCHORS, NUM_STEPS, 2)).to(_device(net))
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        queries: OccupancyQueries,
+        ego: EgoState,
+        command: Command,
+        reasoning: Reasoning | None,
+        reasoning_age_s: float,
+    ) -> PlanProposal:
+        config, device = self._net.config, self._anchors.device
+        features, points_m = _query_tensors(queries, config.query_width, device)
+        token = np.zeros(config.token_width, np.float32) if reasoning is None else reasoning.token
+        check_array("Reasoning.token", token, (config.token_width,), "f")
+        has = reasoning is not None
+        inputs = PlannerInputs(
+            features,
+            points_m,
+            torch.from_numpy(ego_numbers(ego))[None].to(device),
+            torch.from_numpy(token)[None].float().to(device),
+            torch.tensor([float(has)], device=device),
+            torch.tensor([reasoning_age_s if has else 0.0], device=device),
+        )
+        noise = torch.from_numpy(noise_of(self._seed, queries.t0_ns))[None].to(device)
+        candidates_m, scores = self._net(inputs, self._anchors, noise)
+        return build_proposal(queries, ego, command, reasoning, _array(candidates_m[0]), _array(scores[0]))
+
+
+def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
+    if source.threads:
+        torch.set_num_threads(source.threads)
+    manifest = read_manifest(source.model)
+    return manifest, read_config(manifest.file("config.json"))
+
+
+def _network[Net: nn.Module](
+    source: ModelSource, manifest: Manifest, stage: str, build: Callable[[], Net]
+) -> Net:
+    """The stage with its weights, or with those of the seed where the manifest names none."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        net = build()
+    if manifest.stages[stage].trained:
+        load_weights(net, manifest.file(manifest.stages[stage].weights))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return net.eval().requires_grad_(False).to(device)
+
+
+def _info(source: ModelSource, manifest: Manifest, stage: str, **rest: Any) -> StageInfo:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    reason = f"asked for; torch {torch.__version__} on {device}"
+    if not manifest.stages[stage].trained:
+        reason += f"; no trained weights: random ones of seed {source.seed}"
+    return manifest.info(stage, "torch", reason, **rest)
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+def _query_tensors(queries: OccupancyQueries, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features (1, Q, C) and points (1, Q, R, 3) in fp32, after a check of the width."""
+    check_array("OccupancyQueries.features", queries.features, (None, width), "f")
+    return (
+        torch.from_numpy(queries.features)[None].float().to(device),
+        torch.from_numpy(queries.points_base_m)[None].float().to(device),
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
