@@ -106,11 +106,10 @@ class ForecastMetric:
 
     def result(self) -> dict[str, Any]:
         """For each horizon what `OccupancyMetric.result` gives, and the means of mIoU and IoU over them."""
-        figures: dict[str, Any] = {
-            f"{horizon:g}s": step.result() for horizon, step in zip(self.horizons_s, self.steps, strict=True)
-        }
+        results = [step.result() for step in self.steps]
+        figures: dict[str, Any] = {f"{h:g}s": r for h, r in zip(self.horizons_s, results, strict=True)}
         for name in ("mIoU", "mIoU_movable", "IoU"):
-            values = [step[name] for step in figures.values() if name in step and step[name] is not None]
+            values = [r[name] for r in results if r[name] is not None]
             figures[f"{name}_avg"] = float(np.mean(values)) if values else None
         samples = int(self.steps[0].samples)
         figures["covered"] = self.covered / (samples * len(self.steps)) if samples else None
