@@ -10,13 +10,13 @@ import pytest
 from conftest import Graph, wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
-from rig import Rig
 from sensor_msgs.msg import PointCloud2
 from sparseoccvla_msgs.msg import OccupancyQueries, SparseOccupancy, StackInfo
 
 from sparseoccvla.contracts import CAMERA_NAMES
 from sparseoccvla_ros import convert, qos
 from sparseoccvla_ros.encoder_node import EncoderNode
+from sparseoccvla_ros.rig import Rig
 
 SECOND = 1_000_000_000
 

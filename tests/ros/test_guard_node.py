@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 from conftest import Graph, wait_for
 from diagnostic_msgs.msg import DiagnosticArray
-from rig import Rig
 from sparseoccvla_msgs.msg import PlannedTrajectory, PlanProposal
 
 from sparseoccvla.contracts import PlanProposal as Proposal
 from sparseoccvla.contracts import PlanStatus, StageInfo
 from sparseoccvla_ros import convert, qos
 from sparseoccvla_ros.guard_node import GuardNode
+from sparseoccvla_ros.rig import Rig
 
 SECOND = 1_000_000_000
 PLANNER = StageInfo("planner", "0123456789abcdef", "p1", "e1", True, "world", "fake", "")

@@ -8,7 +8,6 @@ import numpy as np
 from conftest import Graph, wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Path
-from rig import Rig
 from sparseoccvla_msgs.msg import DrivingCommand, OccupancyQueries, PlanProposal, ReasoningTokens, StackInfo
 
 from sparseoccvla.contracts import (
@@ -25,6 +24,7 @@ from sparseoccvla.contracts import (
 )
 from sparseoccvla_ros import convert, qos
 from sparseoccvla_ros.planner_node import PlannerNode
+from sparseoccvla_ros.rig import Rig
 
 SECOND = 1_000_000_000
 ENCODER = StageInfo("encoder", "0" * 16, "fake-encoder", "", False, "", "fake", "")

@@ -1,7 +1,8 @@
-"""A vehicle for tests: six cameras, calibration, transforms, odometry and a command, over real DDS."""
+"""A vehicle for tests and benchmarks: six cameras, calibration, transforms, odometry, a command."""
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Collection
 
@@ -64,8 +65,8 @@ class Rig(Node):
             self.odom.publish(message)
             self._odom_ns = stamp_ns
 
-    def send_info(self, t0_ns: int) -> None:
-        for name in CAMERA_NAMES:
+    def send_info(self, t0_ns: int, names: Collection[str] = CAMERA_NAMES) -> None:
+        for name in names:
             camera = CameraCalibration.fake(name, self.size_px[1], self.size_px[0])
             message = CameraInfo(header=convert.header(t0_ns, name), distortion_model="plumb_bob")
             message.width, message.height = camera.width_px, camera.height_px
@@ -78,6 +79,28 @@ class Rig(Node):
         message = CompressedImage(header=convert.header(stamp_ns, name), format="jpeg")
         message.data = array("B", data if data is not None else self.jpeg)
         self.images[name].publish(message)
+
+    def drive(self, sets: int, rate_hz: float) -> dict[int, float]:
+        """Drive in real time as hardware does: odometry at 50 Hz, cameras one after the other.
+
+        Returns when the last picture of each set was published, by t0; steady seconds.
+        """
+        sent: dict[int, float] = {}
+        start_ns = time.time_ns() + NS_PER_S // 10
+        due: list[tuple[int, str, int]] = []
+        for i in range(sets):
+            t0_ns = start_ns + round(i * NS_PER_S / rate_hz)
+            due += [(t0_ns + round(after_s * NS_PER_S), name, t0_ns) for name, after_s in FIRING_S.items()]
+        due += [(t_ns, "odom", 0) for t_ns in range(start_ns, due[-1][0], NS_PER_S // ODOM_HZ)]
+        for stamp_ns, name, t0_ns in sorted(due):
+            time.sleep(max(0.0, (stamp_ns - time.time_ns()) / NS_PER_S))
+            if name == "odom":
+                self.send_odometry(stamp_ns)
+            else:
+                self.send_info(t0_ns, (name,))
+                self.send_image(name, stamp_ns)
+                sent[t0_ns] = time.monotonic()
+        return sent
 
     def send_set(self, t0_ns: int, without: Collection[str] = (), damaged: Collection[str] = ()) -> None:
         """One set as it fires, with odometry up to its last picture."""
