@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
-DIRECT = ("runtime.txt", "nuscenes.txt", "ros.txt", "dev.txt")
+DIRECT = ("runtime.txt", "nuscenes.txt", "language.txt", "ros.txt", "dev.txt")
 # Libraries that torch's default build brings and a CPU build does not have.
 CUDA = re.compile(r"nvidia-|cuda-|triton$")
 WHEEL = re.compile(r"(none-any|(cp312|abi3)-manylinux\w*x86_64[\w.]*)\.whl$")

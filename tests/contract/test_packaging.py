@@ -35,6 +35,8 @@ ROSDEP_KEYS = {
 }
 # Started, not imported: by launch files and by people.
 PROGRAMS = {"ros2bag", "ros2launch", "rosbag2_storage_mcap", "rviz2"}
+IMPORTED = ("runtime.txt", "nuscenes.txt", "language.txt")
+ALL_FILES = (*IMPORTED, "ros.txt", "dev.txt")
 PROVIDED = importlib.metadata.packages_distributions()
 OURS = {"sparseoccvla", "sparseoccvla_ros", "tools", "tests", "conftest"}
 
@@ -139,7 +141,7 @@ def test_the_workspace_links_both_packages():
 
 def undeclared_ros_imports(found: dict[str, set[str]]) -> dict[str, set[str]]:
     """Imports that neither package.xml nor a requirements file declares."""
-    pip_only = pip_modules(distributions("runtime.txt", "nuscenes.txt"))
+    pip_only = pip_modules(distributions(*IMPORTED))
     keys = manifest_keys("exec_depend")
     return {
         name: files
@@ -170,10 +172,10 @@ def test_package_xml_names_nothing_that_nobody_uses():
 @pytest.mark.parametrize(
     ("folder", "files"),
     [
-        ("sparseoccvla", ("runtime.txt", "nuscenes.txt")),
-        ("tools", ("runtime.txt", "nuscenes.txt", "dev.txt")),
-        ("tests", ("runtime.txt", "nuscenes.txt", "ros.txt", "dev.txt")),
-        ("benchmarks", ("runtime.txt", "nuscenes.txt", "dev.txt")),
+        ("sparseoccvla", IMPORTED),
+        ("tools", ALL_FILES),
+        ("tests", ALL_FILES),
+        ("benchmarks", ALL_FILES),
     ],
 )
 def test_requirements_name_what_is_imported(folder, files):
@@ -187,19 +189,19 @@ def test_requirements_name_nothing_that_nobody_uses():
     used = {name for folder in ("sparseoccvla", "sparseoccvla_ros", "tests") for name in imports(folder)}
     # Needed by another one, which its line says.
     through_others = {"torchvision", "accelerate"}
-    for name in distributions("runtime.txt", "nuscenes.txt") - through_others:
+    for name in distributions(*IMPORTED) - through_others:
         assert pip_modules({name}) & used, f"{name} is in requirements/, but nothing imports it"
 
 
 def test_every_requirement_says_why():
-    for requirement, reason in requirements("runtime.txt", "nuscenes.txt", "ros.txt", "dev.txt"):
+    for requirement, reason in requirements(*ALL_FILES):
         assert reason, requirement
 
 
 def test_the_lock_satisfies_every_requirement():
     locks = "".join(path.read_text() for path in (ROOT / "requirements").glob("lock*.txt"))
     pinned = {canonical(name): version for name, version, *_ in PIN.findall(locks)}
-    for requirement, _ in requirements("runtime.txt", "nuscenes.txt", "ros.txt", "dev.txt"):
+    for requirement, _ in requirements(*ALL_FILES):
         version = pinned.get(canonical(requirement.name))
         assert version is not None, f"{requirement} is not in a lock; make lock"
         assert requirement.specifier.contains(version), (
