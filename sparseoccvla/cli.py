@@ -6,7 +6,10 @@ everything for people goes to stderr.
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,6 +26,32 @@ app = typer.Typer(
 )
 app.add_typer(bag_app, name="bag")
 app.add_typer(score_app, name="score")
+
+
+@app.command("import")
+def import_model(
+    kind: Annotated[str, typer.Argument(help="Whose checkpoint: opus or sparseworld.")],
+    checkpoint: Annotated[Path, typer.Argument(help="An mmcv file; nothing in it is executed.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the model.")],
+) -> None:
+    """Make a model whose encoder is a public checkpoint's; the stages behind it stay untrained."""
+    from sparseoccvla.import_weights import import_encoder
+
+    manifest, report = import_encoder(kind, checkpoint, out)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        json.dumps(
+            {
+                "model": str(out),
+                "model_id": manifest.model_id,
+                "used": len(report.used),
+                "checked": report.checked,
+                "unused": report.unused,
+                "notes": report.notes,
+            }
+        )
+    )
 
 
 def main() -> None:

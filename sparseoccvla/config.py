@@ -288,7 +288,9 @@ class ModelSource(Checked):
         "Who computes: torch, or fake (deterministic numpy, for tests and latency).",
         choices=("torch", "fake"),
     )
-    threads: int = setting(0, "CPU threads of this node, 0: the library's choice.", low=0, high=256)
+    threads: int = setting(
+        0, "CPU threads of this node, 0: a third of the cores, as three stages share them.", low=0, high=256
+    )
     seed: int = setting(
         0, "Seed of weights that are not trained, and of the diffusion noise.", low=0, high=2**31 - 1
     )

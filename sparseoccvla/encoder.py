@@ -61,11 +61,16 @@ class EncoderConfig:
     # Quirks that public OPUS weights were trained with.
     opus_level_weights: bool = False  # level weights of another group, chosen by the frame
     sample_unseen: bool = False  # a point that no camera sees is still read at camera 0's border
+    repeat_history: bool = False  # a missing frame is the next newer one again, not masked
 
     def __post_init__(self) -> None:
         if self.width % self.groups or self.width % self.heads:
             raise ValueError(
                 f"width {self.width} is not a multiple of {self.groups} groups and {self.heads} heads"
+            )
+        if self.backbone.pyramid_width != self.width:
+            raise ValueError(
+                f"backbone.pyramid_width is {self.backbone.pyramid_width}, wanted the width {self.width}"
             )
         if self.least_spread_m and len(self.least_spread_m) != len(self.points):
             raise ValueError(
@@ -273,13 +278,14 @@ class Sampling(nn.Module):
         places_m = center_m[:, :, None, None] + offset * spread_m[:, :, None, None]  # (B, Q, G, P, 3)
         where = project(places_m.flatten(1, 3), scene.image_from_base, scene.valid, config.image_size_px)
         shape = (batch, frames, queries, groups, places)
-        u, v, view, seen = (part.view(shape).transpose(2, 3).flatten(0, 2) for part in where)  # (B*T*G, Q, P)
+        u, v, view, seen, valid = (
+            part.view(shape).transpose(2, 3).flatten(0, 2) for part in where
+        )  # (B*T*G, Q, P)
 
         weight = self.level_weight(features).float().view(batch, queries, groups, places, config.levels)
         weight = weight.softmax(dim=-1).index_select(2, self.weight_group)  # (B, Q, T*G, P, L)
         weight = weight.permute(4, 0, 2, 1, 3).reshape(config.levels, -1, 1, queries, places)
-        if not config.sample_unseen:
-            weight = weight * seen[:, None]
+        weight = weight * (valid if config.sample_unseen else seen)[:, None]
         read = features.new_zeros(())
         for level, share in zip(scene.levels, weight.unbind(), strict=True):
             # (B, T, C, rows, W) -> (B*T*G, C/G, rows, W): groups are blocks of channels.
@@ -390,7 +396,7 @@ class PointClasses(nn.Module):
             scene.valid[:, :1],
             self.config.image_size_px,
         )
-        u, v, view, seen = (part.view(batch, queries, points) for part in where)
+        u, v, view, seen, _ = (part.view(batch, queries, points) for part in where)
         maps = self.reduce(scene.levels[0][:, 0]).float()
         picture = sample(maps, u, v, view, self.config.cameras) * seen[:, None]  # (B, 48, Q, R)
         away_m = points_m - center_m[:, :, None]

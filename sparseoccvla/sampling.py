@@ -27,6 +27,7 @@ class Projection(NamedTuple):
     v: Tensor  # (B, T, K) 0..1 down the picture
     view: Tensor  # (B, T, K) camera, a whole number as float
     seen: Tensor  # (B, T, K) 1 where a valid camera sees the point, else 0
+    valid: Tensor  # (B, T, K) 1 where that camera takes part, seeing the point or not, else 0
 
 
 def stack_views(level: Tensor) -> Tensor:
@@ -69,11 +70,13 @@ def project(
         cameras = image_from_base.shape[2]
         order = torch.arange(cameras, 0, -1, device=depth.device).float()[:, None] / (cameras + 1)
         view = (inside + order).argmax(dim=2, keepdim=True)  # (B, T, 1, K)
+        takes_part = valid.float()[..., None].expand_as(inside)
         return Projection(
             u.gather(2, view).squeeze(2),
             v.gather(2, view).squeeze(2),
             view.squeeze(2).float(),
             inside.gather(2, view).squeeze(2),
+            takes_part.gather(2, view).squeeze(2),
         )
 
 

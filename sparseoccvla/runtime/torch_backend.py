@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,13 @@ class TorchEncoder:
                 f"decode() got frames {came}, wanted {config.frames} with a FeatureSet first, "
                 "None only for masked history"
             )
-        # A masked frame borrows the newest maps: nothing is read from it, as none of its cameras is valid.
-        used = [frame or newest for frame in frames]
-        valid = np.stack([frame.valid if frame else np.zeros(config.cameras, bool) for frame in frames])
+        used = [newest]
+        for frame in frames[1:]:
+            used.append(frame or used[-1])
+        valid = np.stack([frame.valid for frame in used])
+        if not config.repeat_history:
+            # A masked frame borrows the maps of a newer one, but none of its cameras is valid.
+            valid &= np.array([frame is not None for frame in frames])[:, None]
         image_from_base = np.stack([frame.image_from_odom for frame in used]) @ newest.odom_from_base
         decoded = self._net.decode(
             [torch.stack(level, dim=1) for level in zip(*(frame.maps for frame in used), strict=True)],
@@ -210,8 +215,8 @@ class TorchPlanner:
 
 
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
-    if source.threads:
-        torch.set_num_threads(source.threads)
+    # torch would take every core for each of three processes, whose threads then wait for each other.
+    torch.set_num_threads(source.threads or max(1, (os.cpu_count() or 1) // 3))
     manifest = read_manifest(source.model)
     return manifest, read_config(manifest.file("config.json"))
 
