@@ -262,7 +262,7 @@ def occupancy(message: SparseOccupancyMsg) -> SparseOccupancy:
         (message.origin.x, message.origin.y, message.origin.z),
         # float32 on the wire: 0.4 must come back as 0.4
         round(message.voxel_size, 6),
-        tuple(int(n) for n in message.shape),
+        (int(message.shape[0]), int(message.shape[1]), int(message.shape[2])),
     )
     cells = int(np.prod(grid.shape))
     if len(message.indices) != 3 * len(message.labels):

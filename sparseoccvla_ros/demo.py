@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import rclpy
@@ -137,7 +137,7 @@ def play_and_record(run: DemoRun, sets: int, seconds: float, arguments: list[str
 
 def make_dashboard(run: DemoRun) -> Path:
     """The picture of one moment in the middle of the recorded drive."""
-    found: dict[str, dict[int, object]] = {}
+    found: dict[str, dict[int, Any]] = {}
     infos = {}
     with BagReader(run.outputs) as bag:
         wanted = {

@@ -67,7 +67,8 @@ def _declare_list(node: Node, name: str, item: Field) -> tuple[Any, ...]:
     # An empty list has no type of its own in ROS, so the kind comes from the annotation.
     numbers = "float" in str(item.type)
     kind = Parameter.Type.DOUBLE_ARRAY if numbers else Parameter.Type.STRING_ARRAY
-    parameter = Parameter(name, kind, list(item.default))
+    default: Any = item.default
+    parameter = Parameter(name, kind, list(default))
     descriptor = describe(item)
     descriptor.dynamic_typing = True  # [] and [0, 1] in YAML arrive with another type than [0.0, 1.0]
     value = node.declare_parameter(name, parameter.value, descriptor).value

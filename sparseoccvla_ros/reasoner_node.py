@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from queue import Full, Queue
 from threading import Thread
 from typing import Any
@@ -209,21 +210,19 @@ class ReasonerNode(StageNode):
         done: Future = Future(executor=self.executor)
         result = AskScene.Result(trained=self.stage.reasoner.info.trained)
         request = goal.request
+        numbers = count()
 
         def say(t0_ns: int, piece: str, finish: str) -> bool:
             result.stamp = convert.time_msg(t0_ns)
             result.answer += piece
             if piece:
-                goal.publish_feedback(AskScene.Feedback(partial=piece, sequence=say.count))
-                say.count += 1
+                goal.publish_feedback(AskScene.Feedback(partial=piece, sequence=next(numbers)))
             if goal.is_cancel_requested and not finish:
                 finish = "canceled"
             if finish:
                 result.finish_reason = finish
                 done.set_result(finish)
             return not finish
-
-        say.count = 0
 
         def fail(reason: str) -> None:
             result.finish_reason = reason

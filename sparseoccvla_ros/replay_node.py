@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 import rclpy
+from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from rosidl_runtime_py.utilities import get_message
 from sparseoccvla_msgs.msg import StackInfo
@@ -57,7 +58,7 @@ class ReplayNode(StageNode):
             self._span = Span.of(bag.start_ns, bag.end_ns, self.settings)
             topics = bag.topics
         self._clock_ticks = self.create_lifecycle_publisher(Clock, "/clock", qos.RESULT)
-        self._outputs = {}
+        self._outputs: dict[str, Publisher] = {}
         for topic in topics.values():
             self._add_output(topic)
         self._latched = [name for name, topic in topics.items() if topic.latched and name in self._outputs]
@@ -127,7 +128,8 @@ class ReplayNode(StageNode):
 
     def _wait_for_subscribers(self) -> None:
         """Until nobody new has subscribed for a while: what is sent before a match is lost."""
-        settled_s, counts = time.monotonic(), []
+        settled_s = time.monotonic()
+        counts: list[int] = []
         while time.monotonic() - settled_s < _SETTLE_S and not self._stop.wait(_PAUSED_TICK_S):
             self._tick(self._span.start_ns)
             now = [output.get_subscription_count() for output in self._outputs.values()]

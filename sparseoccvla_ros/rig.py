@@ -106,7 +106,7 @@ class Rig(Node):
         """One set as it fires, with odometry up to its last picture."""
         self.send_odometry(t0_ns + round(max(FIRING_S.values()) * NS_PER_S))
         self.send_info(t0_ns)
-        for name in sorted(CAMERA_NAMES, key=FIRING_S.get):
+        for name in sorted(CAMERA_NAMES, key=lambda name: FIRING_S[name]):
             if name not in without:
                 data = self.jpeg[: len(self.jpeg) // 2] if name in damaged else None
                 self.send_image(name, t0_ns + round(FIRING_S[name] * NS_PER_S), data)
