@@ -22,7 +22,7 @@ EXECUTABLES = (
 )
 
 # Folders installed to share/sparseoccvla as they are. Of models/, what the repository carries.
-SHARED = ("launch", "config", "models/*", "models/cards", "models/tiny")
+SHARED = ("launch", "config", "models/*", "models/tiny", "models/nuscenes_r50_vicuna7b")
 
 
 class BuildWithSource(build_py):

@@ -252,6 +252,16 @@ def test_every_launch_and_configuration_file_is_installed(setup_py):
             )
 
 
+def test_every_model_of_the_repository_is_installed(setup_py):
+    """And no other: a user may keep gigabytes of weights in models/."""
+    command = ["git", "ls-files", "models"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    installed = {name for _, names in setup_py["data_files"] for name in names}
+    assert set(done.stdout.split()) <= installed
+
+
 def test_every_package_is_installed_whole(setup_py):
     folders = {
         str(path.parent.relative_to(ROOT)).replace("/", ".")

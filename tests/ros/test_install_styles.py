@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PIP_INSTALL = ROOT / "ros2_ws" / "install"
 FOREIGN = Path(os.path.realpath(sys.executable))
-PACKAGED = ("launch", "config", "resource", "sparseoccvla", "sparseoccvla_ros", "tools/bin")
+PACKAGED = ("launch", "config", "models", "resource", "sparseoccvla", "sparseoccvla_ros", "tools/bin")
 MODULE = "sparseoccvla_ros.guard_node"
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,6 @@ def copy_source(target: Path) -> Path:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ("package.xml", "setup.py", "setup.cfg"):
         shutil.copy(ROOT / path, target)
-    (target / "models").mkdir()
     (target / ".venv").symlink_to(sys.prefix)
     return target
 
