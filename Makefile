@@ -11,7 +11,7 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 	@echo
 	@echo '  TORCH_INDEX=URL   take torch from this index, as long as .venv lives;'
-	@echo '                    https://download.pytorch.org/whl/cpu has no CUDA and is 2 GB smaller'
+	@echo '                    PyTorch has one of CPU builds: no CUDA, 2 GB less'
 	@echo '  PYTHON=PATH       the Python 3.12 to use'
 
 setup: ## everything a shell needs, in .venv and ros2_ws/install

@@ -53,7 +53,7 @@ LIST
 }"
   echo "Get one with any of these, then run make again:"
   echo "${tab}sudo apt install python3.12 python3.12-venv python3.12-dev    (Ubuntu 24.04)"
-  echo "${tab}uv python install 3.12                                         (https://docs.astral.sh/uv)"
+  echo "${tab}uv python install 3.12"
   echo "${tab}pyenv install 3.12"
 } >&2
 exit 1

@@ -119,8 +119,8 @@ def cuda_hint(missing: Mapping[str, float]) -> str:
         return ""
     size = size_text(sum(missing[name] for name in cuda))
     return (
-        f"\n            ({size} of it are CUDA libraries, which a CPU build of torch does without: "
-        "make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+        f"\n            ({size} of it are CUDA libraries; make setup TORCH_INDEX=URL leaves them out, "
+        "with the URL of PyTorch's index of CPU builds)"
     )
 
 
