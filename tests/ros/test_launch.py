@@ -1,0 +1,181 @@
+"""The launch file as users run it: separate processes, killed nodes, every way to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Graph, wait_for
+from sensor_msgs.msg import PointCloud2
+from sparseoccvla_msgs.msg import PlannedTrajectory, ReasoningText, StackInfo
+
+from sparseoccvla_ros import convert, qos
+from sparseoccvla_ros.rig import Rig
+
+REAL_DATA = os.environ.get("SPARSEOCCVLA_REAL_DATA", "")
+STAGES = {"encoder", "reasoner", "planner"}
+
+
+class Launched:
+    """`ros2 launch` in a process group of its own; its processes are known by a mark in their environment."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = log
+        command = ["ros2", "launch", "sparseoccvla", "full_stack.launch.py", "backend:=fake", *arguments]
+        environment = {**os.environ, "SPARSEOCCVLA_TEST_MARK": self.mark}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+
+    def pids(self, name: str = "") -> list[int]:
+        """Living processes of this launch whose command line contains `name`."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                marked = self.mark.encode() in (folder / "environ").read_bytes()
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if marked and command and name in command:
+                found.append(int(folder.name))
+        return found
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(15)
+        finally:
+            for pid in self.pids():
+                os.kill(pid, signal.SIGKILL)
+
+
+class Drive:
+    """A rig, the launched stack, and what leaves it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.trajectories: list[PlannedTrajectory] = graph.listen(PlannedTrajectory, "plan/trajectory")
+        self.infos: list[StackInfo] = graph.listen(StackInfo, "info", qos.LATCHED_ALL)
+        self.rig = graph.add_plain(Rig())
+
+    def wait_up(self) -> None:
+        wait_for(lambda: {info.stage for info in self.infos} >= STAGES, "every stage", 60)
+        wait_for(lambda: self.rig.images["cam_back"].get_subscription_count(), "the encoder to be matched")
+        wait_for(lambda: self.trajectories, "the guard")
+
+    def model_t0s(self) -> set[int]:
+        good = [m for m in self.trajectories if m.source == PlannedTrajectory.MODEL]
+        return {convert.time_ns(message.header.stamp) for message in good}
+
+    def wait_driving(self, timeout_s: float = 40.0) -> None:
+        """Drive until a set comes back as a trajectory of the model."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            sent = self.rig.drive(4, 4.0)
+            time.sleep(0.2)
+            if self.model_t0s() & set(sent):
+                return
+        pytest.fail(f"no trajectory of the model within {timeout_s:g} s")
+
+
+@pytest.fixture
+def launch(tmp_path) -> Iterator:
+    started: list[Launched] = []
+
+    def start(*arguments: str) -> Launched:
+        started.append(Launched(tmp_path / "launch.log", *arguments))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        launched.end()
+
+
+def test_six_cameras_become_one_trajectory_for_each_set(graph, launch):
+    launch("visualizer:=false")
+    drive = Drive(graph)
+    drive.wait_up()
+    drive.rig.drive(4, 4.0)  # what comes before endpoints have met may be lost
+    sent = drive.rig.drive(12, 4.0)
+    wait_for(lambda: set(sent) <= drive.model_t0s(), "a trajectory for each of 12 sets")
+    last = next(m for m in drive.trajectories if convert.time_ns(m.header.stamp) == max(sent))
+    assert last.stamp_source == "cam_front"
+    assert last.header.frame_id == "base_link"
+    assert last.camera_age < 1.0
+
+
+@pytest.mark.parametrize("victim", ["encoder_node", "planner_node", "guard_node"])
+def test_a_killed_node_is_started_again_and_driving_goes_on(graph, launch, victim):
+    launched = launch("visualizer:=false")
+    drive = Drive(graph)
+    drive.wait_up()
+    drive.wait_driving()
+    before = launched.pids(f"lib/sparseoccvla/{victim}")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(
+        lambda: set(launched.pids(f"lib/sparseoccvla/{victim}")) - set(before), "the node to come back", 20
+    )
+    drive.wait_driving()
+
+
+@pytest.mark.parametrize(
+    ("what", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)]
+)
+def test_however_launch_ends_nothing_is_left(graph, launch, what, to_group):
+    launched = launch("visualizer:=false")
+    Drive(graph).wait_up()
+    assert len(launched.pids("lib/sparseoccvla/")) == 4
+    if to_group:
+        os.killpg(launched.process.pid, what)
+    else:
+        launched.process.send_signal(what)
+    wait_for(lambda: launched.process.poll() is not None, "launch to end", 20)
+    wait_for(lambda: not launched.pids(), "every process to end", 20)
+
+
+def test_without_inputs_each_node_says_what_it_waits_for(launch):
+    launched = launch("visualizer:=false")
+
+    def said() -> bool:
+        text = launched.log.read_text()
+        return all(
+            part in text
+            for part in (
+                "/cam_front/image_rect_compressed (sensor_msgs/msg/CompressedImage) has no publisher",
+                "/occupancy/queries has a publisher that has sent nothing yet",
+                "/plan/proposal has a publisher that has sent nothing yet",
+                "Try `ros2 launch sparseoccvla full_stack.launch.py bag:=demo`",
+            )
+        )
+
+    wait_for(said, f"the reports in {launched.log}", 40)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL_DATA, reason="SPARSEOCCVLA_REAL_DATA is not set")
+def test_a_real_keyframe_becomes_a_trajectory_a_cloud_and_words(graph, launch, tmp_path):
+    bag = tmp_path / "bag"
+    root = Path(REAL_DATA) / "real_frame"
+    subprocess.run(
+        ["sparseoccvla", "bag", "from-nuscenes", "--dataroot", root, "--scene", "scene-0061", "--out", bag],
+        check=True, timeout=60, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    drive = Drive(graph)
+    clouds = graph.listen(PointCloud2, "occupancy/points")
+    words = graph.listen(ReasoningText, "reasoning/text", qos.STREAM)
+    launch("visualizer:=false", f"bag:={bag}")
+    cam_front_ns = 1_532_402_927_612_460_000
+    wait_for(lambda: cam_front_ns in drive.model_t0s(), "a trajectory with the stamp of CAM_FRONT", 60)
+    cloud = wait_for(lambda: clouds, "an occupancy cloud")[0]
+    assert convert.time_ns(cloud.header.stamp) == cam_front_ns
+    text = wait_for(lambda: [m for m in words if m.finished], "a reasoning text")[0]
+    assert convert.time_ns(text.header.stamp) == cam_front_ns
