@@ -1,1 +1,43 @@
-"""The procedural driving world: scenes, traffic, cameras, labels. No ROS."""
+"""The procedural driving world: roads, traffic and weather, seen by six ray-cast cameras. No ROS.
+
+The API, bottom up; everything is deterministic in the seed:
+
+    scene = Scene.make(seed=3, city="rightville")           # what exists; "leftville" drives on the left
+    drive = rollout(scene, duration_s=20.0)                 # what happens: an expert drives, traffic moves
+    rig = CameraRig.nuscenes_like()                         # six cameras named as contracts.CAMERA_NAMES
+    camera = rig["cam_front"]                               # .offset_ns: its stamp minus the nominal time
+    renderer = Renderer(scene)                              # for many pictures; device="cuda" works too
+    image = renderer.render(drive, camera, t_ns + camera.offset_ns, size=(704, 396))
+    image = render(scene, drive, camera, stamp_ns, size)    # the same for one picture
+    image.rgb, image.class_ids, image.depth_m, image.instance_ids  # HxWx3 u8, HxW u8, HxW f32, HxW i32
+    camera.calibration((704, 396))                          # contracts.CameraCalibration of that size
+
+    drive.stamps_ns, drive.speed_mps, ...                   # ego samples every 1/20 s; see `Drive`
+    drive.ego_at(t_ns)                                      # EgoSample: world_from_base 4x4, speed, ...
+    drive.command_at(t_ns)                                  # contracts.Command; its source is "route"
+    drive.boxes_at(t_ns)                                    # every annotated agent: Box, in the world frame
+
+Frames: `world` is a fixed frame with z up; `base_link` is the rear-axle center on the ground, x forward.
+Sizes are (width, height) in pixels. Depth is along the optical axis in meters, `inf` in the sky, whose class
+is 17 (free).
+"""
+
+from sparseoccvla.world.cameras import CameraRig, RigCamera
+from sparseoccvla.world.drive import Box, Drive, EgoSample, Event
+from sparseoccvla.world.render import CameraImage, Renderer, render
+from sparseoccvla.world.scene import Scene
+from sparseoccvla.world.simulate import rollout
+
+__all__ = [
+    "Box",
+    "CameraImage",
+    "CameraRig",
+    "Drive",
+    "EgoSample",
+    "Event",
+    "Renderer",
+    "RigCamera",
+    "Scene",
+    "render",
+    "rollout",
+]

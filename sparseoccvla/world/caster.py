@@ -1,0 +1,151 @@
+"""Which face does each pixel's ray hit first, and how far away? In torch, on any device.
+
+Every ray is tested against exactly the faces it can hit: a face's edges and the camera span planes, and
+along an image row each plane is a bound on the column, so the columns whose rays pass through a convex face
+are one interval. No face needs clipping, because a ray behind the camera never satisfies all edges. Along
+the interval the inverse depth is linear (it is the ray-plane intersection written out), and the nearest face
+wins through an integer maximum, which gives the same picture in any order of work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Pixel coordinates of points: u = fx x / z + cx, with pixel (0, 0) centered at (0, 0)."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width_px: int
+    height_px: int
+    first_row: int = 0  # rows before this one are left out
+    end_row: int | None = None
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The first face along each ray."""
+
+    face: Tensor  # (H, W) int64, NOTHING where the ray meets none
+    inverse_depth: Tensor  # (H, W) float32 1/m, 0 where the ray meets none
+    planes: Tensor  # (F, 3) inverse depth = planes[face] . (u, v, 1)
+
+
+def cast(vertices_m: Tensor, lens: Lens) -> Hits:
+    """Cast one ray through every pixel.
+
+    Args:
+        vertices_m: (F, 4, 3) float32 corners of flat convex faces in the camera frame (z forward, x right,
+            y down), counter-clockwise as seen from their visible side; faces seen from behind are not there.
+        lens: the camera; rows outside `first_row` to `end_row` stay empty.
+    """
+    x, y, z = vertices_m.unbind(dim=-1)
+    pixels = torch.stack([lens.fx * x + lens.cx * z, lens.fy * y + lens.cy * z, z], dim=-1)
+    normal = _cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
+    toward = -(normal * vertices_m[:, 0]).sum(dim=-1)  # positive: seen from its visible side
+    planes = -plane_in_pixels(normal, lens) / toward[:, None]
+    scale = normal.abs().sum(dim=-1) * vertices_m[:, 0].abs().sum(dim=-1)
+    visible = (toward > 1e-6 * scale) & _may_be_seen(pixels, lens)
+    return _nearest(pixels, planes, visible, lens)
+
+
+def cast_parallel(pixels: Tensor, lens: Lens) -> Hits:
+    """Like `cast` with parallel rays: (F, 4, 3) u, v and height toward the viewer, which must be positive.
+
+    The "inverse depth" of the result is that height, so the highest face wins.
+    """
+    flat = torch.stack([pixels[..., 0], pixels[..., 1], torch.ones_like(pixels[..., 2])], dim=-1)
+    a, b, c = pixels[:, 0], pixels[:, 1], pixels[:, 2]
+    normal = _cross(b - a, c - a)
+    facing = normal[:, 2] < -1e-6
+    slope = -normal[:, :2] / normal[:, 2:].clamp(max=-1e-6)
+    planes = torch.cat([slope, (a[:, 2] - (slope * a[:, :2]).sum(dim=-1))[:, None]], dim=1)
+    return _nearest(flat, planes, facing & _may_be_seen(flat, lens), lens)
+
+
+def plane_in_pixels(normal: Tensor, lens: Lens) -> Tensor:
+    """Rewrite (F, 3) linear forms of a ray (x, y, 1) as forms of its pixel (u, v, 1)."""
+    nx, ny = normal[:, 0] / lens.fx, normal[:, 1] / lens.fy
+    return torch.stack([nx, ny, normal[:, 2] - nx * lens.cx - ny * lens.cy], dim=-1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross product without fused multiply-add: of equal vectors it is exactly zero, and swapping changes
+    nothing but the sign, so that neighboring faces share their edge to the last bit.
+    """
+    (ax, ay, az), (bx, by, bz) = a.unbind(dim=-1), b.unbind(dim=-1)
+    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=-1)
+
+
+def _may_be_seen(pixels: Tensor, lens: Lens) -> Tensor:
+    """(F,) False for faces wholly beyond one side of the picture or behind the camera."""
+    u, v, w = pixels.unbind(dim=-1)
+    first, end = lens.first_row, lens.end_row or lens.height_px
+    sides = (w <= 0, u < 0, u > (lens.width_px - 1) * w, v < first * w, v > (end - 1) * w)
+    return ~torch.stack([side.all(dim=1) for side in sides]).any(dim=0)
+
+
+def _nearest(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> Hits:
+    device = pixels.device
+    width, height = lens.width_px, lens.height_px
+    face = visible.nonzero()[:, 0]
+    corners = pixels.index_select(0, face)
+    row, which = _rows(corners, lens)
+    # Edges as (F, 4, 3) linear forms of (u, v, 1) that are not negative inside.
+    edges = _cross(corners.roll(-1, dims=1), corners)
+    low = torch.zeros(len(row), device=device)
+    high = torch.full((len(row),), float(width - 1), device=device)
+    for edge in range(4):
+        a, b, c = (edges[:, edge, k].index_select(0, which) for k in range(3))
+        rest = b * row + c
+        bound = -rest / a
+        low = torch.where(a > 0, torch.maximum(low, bound), low)
+        high = torch.where(a < 0, torch.minimum(high, bound), high)
+        high = torch.where((a == 0) & (rest < 0), -1.0, high)
+    first, last = low.ceil().to(torch.int64), high.floor().to(torch.int64)
+    span = (last >= first).nonzero()[:, 0]
+    first, row, which = first[span], row[span], which[span]
+    length = last[span] - first + 1
+    start = length.cumsum(0) - length
+    total = int(length.sum())
+    # Every span's pixels, one after another.
+    of = torch.zeros(total, dtype=torch.int64, device=device)
+    if total:
+        of[start[1:]] = 1
+        of = of.cumsum(0)
+    step = torch.arange(total, device=device) - start.index_select(0, of)
+    plane = planes.index_select(0, face).index_select(0, which)
+    base = plane[:, 0] * first + plane[:, 1] * row + plane[:, 2]
+    inverse = base.index_select(0, of) + plane[:, 0].contiguous().index_select(0, of) * step
+    key = (inverse.clamp(min=0).view(torch.int32).to(torch.int64) << 32) + face[which].index_select(0, of)
+    pixel = (row.to(torch.int64) * width + first).index_select(0, of) + step
+    best = torch.full((height * width,), NOTHING, dtype=torch.int64, device=device)
+    best.scatter_reduce_(0, pixel, key, "amax")
+    hit = best >= 0
+    inverse_depth = torch.where(hit, best >> 32, 0).to(torch.int32).view(torch.float32)
+    number = torch.where(hit, best & 0xFFFFFFFF, NOTHING)
+    return Hits(number.view(height, width), inverse_depth.view(height, width), planes)
+
+
+def _rows(corners: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:
+    """All rows a face can touch: (R,) float rows and the number of the face of each."""
+    w = corners[..., 2]
+    v = corners[..., 1] / w
+    first, last = float(lens.first_row), float((lens.end_row or lens.height_px) - 1)
+    ahead = (w > 1e-3).all(dim=1)
+    low = torch.where(ahead, v.amin(dim=1), first).clamp(first, last + 1).ceil()
+    high = torch.where(ahead, v.amax(dim=1), last).clamp(first - 1, last).floor()
+    count = (high - low + 1).clamp(min=0).to(torch.int64)
+    which = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    start = count.cumsum(0) - count
+    row = torch.arange(len(which), device=count.device) - start.index_select(0, which)
+    return row + low.index_select(0, which), which

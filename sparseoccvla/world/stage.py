@@ -1,0 +1,165 @@
+"""The geometry of a scene on one device, ready to be seen from anywhere at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseoccvla.world.caster import Hits, Lens, cast
+from sparseoccvla.world.ground import Ground
+from sparseoccvla.world.motion import matrices_of
+from sparseoccvla.world.shapes import Material
+from sparseoccvla.world.things import Thing
+
+FAR_M = 1500.0
+LEAST_PIXELS = 0.35  # faces whose radius is smaller than this in the picture are left out
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Flat convex faces in the world frame, with what shading needs of each."""
+
+    vertices_m: Tensor  # (F, 4, 3) float32
+    normals: Tensor  # (F, 3)
+    albedo: Tensor  # (F, 3) linear light
+    material: Tensor  # (F,) int64
+    label: Tensor  # (F,) uint8 Occ3D class; that of ground is read from its fields
+    instance: Tensor  # (F,) int32
+    glow: Tensor  # (F,) light of its own, in units of albedo
+
+    def select(self, index: Tensor) -> Faces:
+        return Faces(*(getattr(self, name).index_select(0, index) for name in self.__dataclass_fields__))
+
+    def join(self, other: Faces) -> Faces:
+        return Faces(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class AgentLook:
+    """Where agents are and what their lamps do at one time."""
+
+    poses: NDArray[np.float64]  # (A, 6)
+    braking: NDArray[np.bool_]  # (A,)
+    signals: NDArray[np.int8]  # (A,) 1 left, -1 right
+
+
+class Stage:
+    """Static faces once, moving ones wherever they are at the asked time.
+
+    Instance numbers start at 1 and count `standing`, then `agents`.
+    """
+
+    def __init__(
+        self, ground: Ground, standing: Sequence[Thing], agents: Sequence[Thing], device: torch.device
+    ):
+        self.device = device
+        triangles = torch.from_numpy(ground.mesh)
+        floor = torch.cat([triangles, triangles[:, 2:]], dim=1)
+        count = len(floor)
+        earth = Faces(
+            floor,
+            _normals(floor),
+            torch.zeros(count, 3),
+            torch.full((count,), int(Material.GROUND)),
+            torch.full((count,), 14, dtype=torch.uint8),
+            torch.zeros(count, dtype=torch.int32),
+            torch.zeros(count),
+        )
+        things, owner = _faces_of(standing, 1)
+        poses = torch.from_numpy(matrices_of(np.array([thing.pose for thing in standing]).reshape(-1, 6)))
+        self._static = _to(earth.join(_placed(things, owner, poses.float())), device)
+        self._static_bounds = _bounds(self._static.vertices_m)
+        self.ground_count = count
+        moving, owner = _faces_of(agents, 1 + len(standing))
+        self._moving, self._owner = _to(moving, device), owner.to(device)
+
+    @property
+    def static(self) -> Faces:
+        """Ground first (`ground_count` faces), then what stands."""
+        return self._static
+
+    def moving(self, look: AgentLook) -> Faces:
+        """Faces of all agents, with the lamps that are lit."""
+        pose = torch.from_numpy(matrices_of(look.poses)).float().to(self.device)
+        material = self._moving.material
+        braking = torch.from_numpy(look.braking).to(self.device)[self._owner]
+        signal = torch.from_numpy(look.signals.astype(np.int64)).to(self.device)[self._owner]
+        shines = (
+            ((material == Material.BRAKE) & braking)
+            | ((material == Material.LEFT_SIGNAL) & (signal > 0))
+            | ((material == Material.RIGHT_SIGNAL) & (signal < 0))
+        )
+        return replace(_placed(self._moving, self._owner, pose), glow=shines.float() * 2.2)
+
+    def cast(self, world_from_camera: Tensor, lens: Lens, moving: Faces) -> tuple[Hits, Faces]:
+        """Rays through every pixel of a camera (4, 4); hits number the faces that come with them."""
+        chosen = _in_view(*self._static_bounds, world_from_camera, lens)
+        also = _in_view(*_bounds(moving.vertices_m), world_from_camera, lens)
+        faces = self._static.select(chosen).join(moving.select(also))
+        seen = (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
+        return cast(seen, lens), faces
+
+
+def _to(faces: Faces, device: torch.device) -> Faces:
+    return Faces(*(getattr(faces, name).to(device) for name in faces.__dataclass_fields__))
+
+
+def _normals(vertices_m: Tensor) -> Tensor:
+    normal = torch.linalg.cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
+    return normal / normal.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def _faces_of(things: Sequence[Thing], first_instance: int) -> tuple[Faces, Tensor]:
+    """Faces in their things' own frames, and the index of the thing that each belongs to."""
+    counts = torch.tensor([len(thing.body.faces) for thing in things], dtype=torch.int64)
+    owner = torch.repeat_interleave(torch.arange(len(things)), counts)
+    stack = [np.asarray(thing.body.faces, np.float32).reshape(-1, 4, 3) for thing in things]
+    vertices = torch.from_numpy(np.concatenate(stack) if stack else np.zeros((0, 4, 3), np.float32))
+    colors = torch.tensor([color for thing in things for color in thing.body.colors]).reshape(-1, 3)
+    material = torch.tensor([int(m) for thing in things for m in thing.body.materials], dtype=torch.int64)
+    label = torch.tensor([thing.label for thing in things], dtype=torch.uint8)
+    faces = Faces(
+        vertices,
+        _normals(vertices),
+        colors**2,
+        material,
+        label[owner] if len(things) else label,
+        (owner + first_instance).to(torch.int32),
+        torch.zeros(len(vertices)),
+    )
+    return faces, owner
+
+
+def _placed(faces: Faces, owner: Tensor, world_from_thing: Tensor) -> Faces:
+    pose = world_from_thing.index_select(0, owner)
+    rotation = pose[:, :3, :3].transpose(1, 2)
+    vertices = torch.bmm(faces.vertices_m, rotation) + pose[:, None, :3, 3]
+    normals = torch.bmm(faces.normals[:, None], rotation)[:, 0]
+    return replace(faces, vertices_m=vertices, normals=normals)
+
+
+def _bounds(vertices_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Center (F, 3) and radius (F,) of spheres around faces."""
+    center = (vertices_m[:, 0] + vertices_m[:, 2]) / 2
+    radius = (vertices_m - center[:, None]).square().sum(dim=-1).amax(dim=1).sqrt()
+    return center, radius
+
+
+def _in_view(center_m: Tensor, radius_m: Tensor, world_from_camera: Tensor, lens: Lens) -> Tensor:
+    """Indices of the spheres that the camera may see and that are not too small."""
+    x, y, z = ((center_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]).unbind(dim=1)
+    seen = (z > -radius_m) & (z < FAR_M) & (radius_m * lens.fx > LEAST_PIXELS * z)
+    end = lens.end_row or lens.height_px
+    for along, focal, low, high in (
+        (x, lens.fx, -lens.cx, lens.width_px - lens.cx),
+        (y, lens.fy, lens.first_row - lens.cy, end - lens.cy),
+    ):
+        for sign, edge in ((1, high / focal), (-1, low / focal)):
+            # Distance from the plane through the camera and one side of the picture.
+            seen &= sign * (along - edge * z) < radius_m * float(np.hypot(1, edge))
+    return seen.nonzero()[:, 0]
