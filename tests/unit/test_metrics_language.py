@@ -106,7 +106,7 @@ def test_meteor_without_its_data_says_which_and_how(monkeypatch) -> None:
 
     # Tokenizing is what fails wherever the data are missing, whatever is installed here.
     monkeypatch.setattr("nltk.tokenize.word_tokenize", missing)
-    with pytest.raises(MeteorUnavailableError, match="python -m nltk.downloader wordnet punkt_tab"):
+    with pytest.raises(MeteorUnavailableError, match=r"python -m nltk\.downloader wordnet punkt_tab"):
         metric_of(PAIRS).meteor()
 
 
