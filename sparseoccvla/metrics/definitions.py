@@ -71,3 +71,35 @@ LANGUAGE = {
         "to 10) over this corpus; METEOR by nltk on its own words."
     ),
 }
+
+
+# Whose published figures follow which protocol; the sources are in the modules.
+_USERS = {
+    PlanningProtocol.STP3: "ST-P3; UniAD's v2 switch stp3",
+    PlanningProtocol.ADMLP: "AD-MLP, PreWorld, SparseWorld",
+    PlanningProtocol.UNIAD: "UniAD's paper; OccWorld and Drive-OccWorld in their own tables",
+    PlanningProtocol.VAD: "VAD and papers that took over its evaluator",
+    PlanningProtocol.SPARSEDRIVE: "SparseDrive, DiffusionDrive (nuScenes)",
+    PlanningProtocol.OMNIDRIVE: "OmniDrive; by its file names, SparseOccVLA",
+    PlanningProtocol.EXACT: "this project",
+    Convention.OCC3D: "the CVPR 2023 challenge, FB-OCC and most camera-mask figures",
+    Convention.SPARSEOCC: "SparseOcc's and OPUS's mIoU",
+    Convention.SPARSEWORLD: "SparseWorld, PreWorld and, by lineage, SparseOccVLA (forecasts, no mask)",
+    Convention.OCCWORLD: "OccWorld (forecasts, no mask)",
+    Tokens.RAW: "HERMES, SparseOccVLA",
+    Tokens.PTB: "COCO captions and papers that follow them",
+}
+
+
+def markdown() -> str:
+    """The tables of `docs/metrics.md`, one for each kind of score."""
+    lines = []
+    for title, table in (
+        ("Planning: `--protocol`", PLANNING),
+        ("Occupancy: `--convention`", OCCUPANCY),
+        ("Language: `--tokens`", LANGUAGE),
+    ):
+        lines += [f"### {title}", "", "| name | what it counts | who uses it |", "|---|---|---|"]
+        lines += [f"| `{name}` | {meaning} | {_USERS[name]} |" for name, meaning in table.items()]
+        lines.append("")
+    return "\n".join([*lines, RAYS]) + "\n"
