@@ -46,6 +46,35 @@ def from_nuscenes(
     )
 
 
+@app.command("demo")
+def demo(
+    out: OutOption,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the drive.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed of scene and traffic.")] = 0,
+    rate: Annotated[float, typer.Option(min=0.5, max=12.0, help="Camera sets per second.")] = 4.0,
+    city: Annotated[str, typer.Option(help="rightville or leftville.")] = "rightville",
+) -> None:
+    """A synthetic drive of the same topics: six cameras, odometry, command, ground truth."""
+    began = time.perf_counter()
+    pictures = make_demo_bag(out, seconds, seed, rate, city)
+    _summary(
+        bag=str(out), pictures=pictures, seconds=round(time.perf_counter() - began, 2), seed=seed, city=city
+    )
+
+
+def make_demo_bag(out: Path, seconds: float, seed: int, rate_hz: float, city: str = "rightville") -> int:
+    """Write the bag of `bag demo`; returns the number of pictures."""
+    from sparseoccvla.contracts import CAMERA_NAMES
+    from sparseoccvla.data.drive import write_drive
+    from sparseoccvla.data.world_drive import set_stamps_ns, world_drive
+
+    pictures = len(set_stamps_ns(seconds, rate_hz)) * len(CAMERA_NAMES)
+    with _progress("painting the drive", pictures) as advance:
+        drive = world_drive(seed, city, seconds, rate_hz)
+        write_drive(drive, out, needed_bytes=pictures * 150_000, progress=lambda _: advance())
+    return pictures
+
+
 @app.command("info")
 def info(
     bag: Annotated[Path, typer.Argument(help="Folder of a rosbag2 bag, or an .mcap file.")],

@@ -1,0 +1,115 @@
+"""A drive of the procedural world as the topics of a bag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from sparseoccvla.contracts import NS_PER_S, NUM_STEPS, STEP_S, DrivingCommand, EncodedImage
+from sparseoccvla.data.drive import Drive, GroundTruth
+from sparseoccvla.data.motion import Odometry
+from sparseoccvla.data.scene import Box
+from sparseoccvla.ego_state import MotionSample
+from sparseoccvla.geometry import inverse, planar_pose
+from sparseoccvla.world import drive as world
+from sparseoccvla.world.cameras import CameraRig
+from sparseoccvla.world.render import Renderer
+from sparseoccvla.world.scene import Scene
+from sparseoccvla.world.simulate import rollout
+
+PICTURE_SIZE_PX = (704, 396)  # width, height
+_JPEG_QUALITY = 90
+_FIRST_SET_S = 0.2  # the first camera of a set fires before its nominal time
+_BOX_RANGE_M = 60.0
+
+
+def set_stamps_ns(seconds: float, rate_hz: float) -> list[int]:
+    """Nominal times of the camera sets of a drive: `seconds` of them, `rate_hz` each second."""
+    first_ns = world.START_NS + round(_FIRST_SET_S * NS_PER_S)
+    return [first_ns + round(i * NS_PER_S / rate_hz) for i in range(round(seconds * rate_hz))]
+
+
+def world_drive(seed: int, city: str, seconds: float, rate_hz: float) -> Drive:
+    """A drive as `write_drive` takes it: six rendered cameras, odometry at 20 Hz, command of the route.
+
+    The same arguments give the same bytes.
+    """
+    scene = Scene.make(seed, city)
+    # What the expert does in the last three seconds is the ground truth of the last sets.
+    drive = rollout(scene, seconds + _FIRST_SET_S + NUM_STEPS * STEP_S + 0.5)
+    stamps_ns = set_stamps_ns(seconds, rate_hz)
+    rig = CameraRig.nuscenes_like()
+    return Drive(
+        notes={"origin": f"procedural world {city}, seed {seed}", "command": "route", "twist": "exact"},
+        start_ns=world.START_NS,
+        cameras={camera.name: camera.calibration(PICTURE_SIZE_PX) for camera in rig.cameras},
+        base_from_lidar=None,
+        odometry=_odometry(drive, stamps_ns[-1] + NS_PER_S // 2),
+        commands=_commands(drive, stamps_ns[-1]),
+        pictures=_pictures(scene, drive, rig, stamps_ns),
+        clouds=(),
+        ground_truth=[_ground_truth(drive, t_ns + rig.cameras[0].offset_ns) for t_ns in stamps_ns],
+    )
+
+
+def _odometry(drive: world.Drive, until_ns: int) -> Odometry:
+    world_from_odom = drive.world_from_base(int(drive.stamps_ns[0]))
+    odom_from_world = inverse(world_from_odom)
+    egos = [drive.ego_at(int(stamp)) for stamp in drive.stamps_ns if stamp <= until_ns]
+    samples = tuple(
+        MotionSample(
+            ego.stamp_ns,
+            odom_from_world @ ego.world_from_base,
+            ego.speed_mps,
+            ego.yaw_rate_radps,
+            ego.steering_rad,
+        )
+        for ego in egos
+    )
+    return Odometry(world_from_odom, samples, "exact")
+
+
+def _commands(drive: world.Drive, until_ns: int) -> list[DrivingCommand]:
+    """One whenever it changes."""
+    commands: list[DrivingCommand] = []
+    for stamp in drive.stamps_ns[drive.stamps_ns <= until_ns].tolist():
+        command = drive.command_at(stamp)
+        if not commands or commands[-1].command is not command:
+            commands.append(DrivingCommand(stamp, command, "route"))
+    return commands
+
+
+def _pictures(
+    scene: Scene, drive: world.Drive, rig: CameraRig, stamps_ns: list[int]
+) -> Iterator[EncodedImage]:
+    renderer = Renderer(scene)
+    cameras = sorted(rig.cameras, key=lambda camera: camera.offset_ns)
+    for t_ns in stamps_ns:
+        for camera in cameras:
+            stamp_ns = t_ns + camera.offset_ns
+            rgb = renderer.render(drive, camera, stamp_ns, PICTURE_SIZE_PX).rgb
+            quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+            _, data = cv2.imencode(".jpg", rgb[..., ::-1], quality)
+            yield EncodedImage(camera.name, stamp_ns, data.tobytes())
+
+
+def _ground_truth(drive: world.Drive, t0_ns: int) -> GroundTruth:
+    world_from_base = drive.world_from_base(t0_ns)
+    base_from_world = inverse(world_from_base)
+    ahead_ns = [t0_ns + round((i + 1) * STEP_S * NS_PER_S) for i in range(NUM_STEPS)]
+    future = [planar_pose(base_from_world @ drive.world_from_base(t_ns)) for t_ns in ahead_ns]
+    boxes = [
+        Box(
+            box.category,
+            box.name,
+            box.world_from_box,
+            (box.size_m[1], box.size_m[0], box.size_m[2]),
+            lidar_points=0,
+            visibility=0,
+        )
+        for box in drive.boxes_at(t0_ns)
+        if np.linalg.norm(box.center_m - world_from_base[:3, 3]) < _BOX_RANGE_M
+    ]
+    return GroundTruth(t0_ns, np.array(future), t0_ns, tuple(boxes))
