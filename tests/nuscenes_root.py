@@ -232,3 +232,25 @@ def _picture(channel, number):
 
 def _lidar(stamp):
     return np.random.default_rng(stamp).uniform(-30, 30, (50, 5)).astype(np.float32).tobytes()
+
+
+def add_labels(root: Path, tokens: list[str], scene: str = "scene-0001") -> None:
+    """Occ3D labels whose class tells the height, and OmniDrive language that tells the token."""
+    semantics = np.full((200, 200, 16), 17, np.uint8)
+    semantics[:, :, 2] = 11
+    semantics[120:130, 90:95, 3:8] = 4
+    seen = np.zeros(semantics.shape, np.uint8)
+    seen[100:] = 1
+    for token in tokens:
+        folder = root / "gts" / scene / token
+        folder.mkdir(parents=True)
+        np.savez_compressed(folder / "labels.npz", semantics=semantics, mask_lidar=1 - seen, mask_camera=seen)
+        for kind, value in {
+            "desc": {"description": f"This is {token}.", "action": "go"},
+            "conv": [{"question": "Which?", "answer": token}],
+            "vqa": [{"question": "Why?", "answer": "because"}],
+            "keywords": "go straight",
+        }.items():
+            file = root / kind / "train" / f"{token}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(value))

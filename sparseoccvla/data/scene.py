@@ -71,6 +71,13 @@ class Scene:
     frames: dict[str, tuple[Frame, ...]]  # by sensor, sweeps included, in time order
     track: PoseTrack  # global_from_base
 
+    def pose_of_labels(self, keyframe: Keyframe) -> NDArray[np.float64]:
+        """`global_from_base` (4, 4) that boxes and occupancy labels refer to: that of the lidar turn."""
+        lidar = keyframe.frames.get(LIDAR_CHANNEL.lower())
+        if lidar is not None:
+            return lidar.global_from_base
+        return self.track.at(keyframe.stamp_ns)[0]
+
 
 def load_scene(tables: Tables, name: str) -> Scene:
     """Read one scene's rows.

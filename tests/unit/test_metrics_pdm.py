@@ -96,6 +96,14 @@ def test_being_hit_from_behind_while_standing_is_not_at_fault() -> None:
     assert v2.time_to_collision_within_bound == 1.0
 
 
+def test_a_standing_vehicle_is_not_at_fault_even_from_the_front() -> None:
+    oncoming = Track.moving((14.0, 0, np.pi), (4.6, 1.9), (-4.0, 0))
+    _, standing = scores(np.zeros((8, 3)), scene(0.0, oncoming))
+    assert standing.no_at_fault_collisions == 1.0
+    _, driving = scores(straight(8.0), scene(8.0, oncoming))
+    assert driving.no_at_fault_collisions == 0.0
+
+
 def test_a_side_hit_is_at_fault_only_across_lanes_or_off_the_road() -> None:
     beside = Track.moving((0.5, 2.6, 0), (4.6, 1.9), (8.0, -0.5))  # drifts into our side
     _, inside = scores(straight(8.0), scene(8.0, beside))
@@ -153,6 +161,12 @@ def test_hard_braking_is_uncomfortable_in_v1_and_with_a_past_in_v2() -> None:
     past[:, State.X], past[:, State.VX] = 12.0 * np.array([-1.5, -1, -0.5, 0]), 12.0
     _, known = scores(braking(12.0, 6.0), replace(where, past_states=past), reference=straight(12.0))
     assert known.history_comfort == 0.0
+
+
+def test_v1_smooths_a_slow_down_away_that_v2_finds_jerky() -> None:
+    states = simulate(interpolate_plan(braking(10.0, 3.0), start_state(10.0)), start_state(10.0))
+    assert comfort_terms(states, V1)["lon_jerk"]
+    assert not comfort_terms(states, V2)["lon_jerk"]
 
 
 def test_a_rough_past_fails_history_comfort() -> None:

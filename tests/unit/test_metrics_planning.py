@@ -118,7 +118,9 @@ def test_a_vehicle_that_stands_keeps_its_heading() -> None:
     # Millimeter noise must not turn the box sideways into the car beside it.
     noise = 0.004 * np.random.default_rng(0).standard_normal((6, 2))
     beside = standing(2.2, 0.5)
-    assert not score_steps(sample(noise, noise, beside), PlanningProtocol.EXACT).box_hits.any()
+    steps = score_steps(sample(noise, noise, beside), PlanningProtocol.EXACT)
+    assert not steps.box_hits.any()
+    assert not steps.driven_hits.any()
 
 
 def test_uniad_masks_unknown_steps_and_others_refuse_them() -> None:
