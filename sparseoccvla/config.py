@@ -326,7 +326,7 @@ class ReasonerNodeConfig(Checked):
     """The reasoner's own rhythm."""
 
     max_rate_hz: float = setting(
-        4.0, "Prefills per second at most; queries between are skipped.", unit="Hz", low=0.1, high=50.0
+        2.0, "Prefills per second at most; queries between are skipped.", unit="Hz", low=0.1, high=50.0
     )
     question: str = setting(
         "What is happening around the vehicle and what should it do?",

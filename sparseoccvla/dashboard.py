@@ -116,17 +116,23 @@ def _draw_cameras(canvas: Image.Image, pen: ImageDraw.ImageDraw, board: Dashboar
 
 
 def _draw_map(canvas: Image.Image, pen: ImageDraw.ImageDraw, board: Dashboard, left: int, top: int) -> None:
+    # On a picture of its own, so that a path that leaves the map is cut off there.
     if board.occupancy is not None:
-        view = Image.fromarray(np.ascontiguousarray(occupancy_from_above(board.occupancy)))
-        canvas.paste(view.resize((_VIEW_PX, _VIEW_PX), Image.Resampling.NEAREST), (left, top))
         half_m = board.occupancy.grid.max_m[0]
+        view = Image.fromarray(np.ascontiguousarray(occupancy_from_above(board.occupancy)))
+        view = view.resize((_VIEW_PX, _VIEW_PX), Image.Resampling.NEAREST)
     else:
-        pen.rectangle((left, top, left + _VIEW_PX, top + _VIEW_PX), fill=_PANEL)
         half_m = 40.0
+        view = Image.new("RGB", (_VIEW_PX, _VIEW_PX), _PANEL)
+    _draw_paths(ImageDraw.Draw(view), board, half_m)
+    canvas.paste(view, (left, top))
+    _draw_legend(pen, board, left, top + _VIEW_PX + 12)
 
+
+def _draw_paths(pen: ImageDraw.ImageDraw, board: Dashboard, half_m: float) -> None:
     def pixel(points_m: NDArray[np.floating]) -> list[tuple[float, float]]:
         scale = _VIEW_PX / (2 * half_m)
-        return [(left + (half_m - y) * scale, top + (half_m - x) * scale) for x, y in points_m[:, :2]]
+        return [((half_m - y) * scale, (half_m - x) * scale) for x, y in points_m[:, :2]]
 
     origin = np.zeros((1, 2))
     if board.proposal is not None:
@@ -146,7 +152,6 @@ def _draw_map(canvas: Image.Image, pen: ImageDraw.ImageDraw, board: Dashboard, l
     # base_link is the rear axle: the body reaches 3.8 m ahead of it and 1 m behind.
     body = np.array([[3.8, 0.95], [3.8, -0.95], [-1.0, -0.95], [-1.0, 0.95]])
     pen.polygon(pixel(body), fill=(245, 245, 245), outline=(0, 0, 0))
-    _draw_legend(pen, board, left, top + _VIEW_PX + 12)
 
 
 def _draw_legend(pen: ImageDraw.ImageDraw, board: Dashboard, left: int, top: int) -> None:
