@@ -39,13 +39,16 @@ class Group:
     ros: bool = False
 
 
+# Over the cores; four hold the memory down, and a file's tests stay together for their fixtures.
+SPREAD = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+
 GROUPS = {
     "format": Group(("ruff", "format", "--check")),
     "lint": Group(("ruff", "check")),
     "types": Group(("mypy", "--no-error-summary")),
     "layers": Group(("lint-imports", "--no-logo")),
-    "unit": Group(("pytest", "tests/unit", "-m", "not slow")),
-    "contract": Group(("pytest", "tests/contract", "-m", "not slow")),
+    "unit": Group(("pytest", "tests/unit", "-m", "not slow", *SPREAD)),
+    "contract": Group(("pytest", "tests/contract", "-m", "not slow", *SPREAD)),
     "ros": Group(("pytest", "tests/ros", "-m", "not slow"), ros=True),
     "parity": Group(("pytest", "tests/parity", "-m", "not slow")),
     "slow": Group(("pytest", "tests", "-m", "slow"), ros=True),

@@ -44,8 +44,15 @@ TINY = ModelConfig(
     reasoner=ReasonerConfig(
         query_width=TINY_WIDTH,
         language=LanguageConfig(
-            width=TINY_TOKEN, layers=6, heads=4, ffn_width=688, vocabulary=258
-        ),  # 256 bytes and two marks
+            width=TINY_TOKEN,
+            layers=6,
+            heads=4,
+            ffn_width=688,
+            vocabulary=258,  # 256 bytes and two marks
+            tied=True,
+            dtype="float32",
+            lora_rank=0,
+        ),
         prompt_style="plain",
         forecast_point_width=64,
         forecast_free_class=True,
@@ -62,9 +69,7 @@ TINY = ModelConfig(
 
 # The paper's sizes are the defaults of the configurations; only the language model is named here.
 PAPER = ModelConfig(
-    reasoner=ReasonerConfig(
-        language=LanguageConfig(path="lmsys/vicuna-7b-v1.5", dtype="float16", lora_rank=128)
-    ),
+    reasoner=ReasonerConfig(language=LanguageConfig(path="lmsys/vicuna-7b-v1.5")),
 )
 
 
