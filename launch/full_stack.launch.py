@@ -33,7 +33,6 @@ ARGUMENTS = {
     "loop": ("false", "Play the bag again and again."),
     "backend": ("torch", "Who computes the networks: torch, or fake (no network, for wiring and latency)."),
     "model": ("tiny", "Model: a name under models/ or a folder with manifest.json."),
-    "threads": ("auto", "CPU threads of each network; auto: 1 where fewer than 6 cores are shared by three."),
     "reasoner": ("on", "on, or off: the planner then uses the null token."),
     "reasoning_policy": ("latest", "latest, same_frame or off: how a plan is paired with reasoning."),
     "visualizer": ("true", "Run visualizer_node."),
@@ -66,11 +65,7 @@ def _stack(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # A player bursts six pictures at once: over a loaded loopback best effort would lose some.
         reliability = "reliable" if bag else "best_effort"
     camera = {"camera.reliability": reliability}
-    threads = args["threads"]
-    if threads == "auto":
-        # Three networks that each take every core of a small machine stand in one another's way.
-        threads = 1 if len(os.sched_getaffinity(0)) < 6 else 0
-    source = {"backend": args["backend"], "model": args["model"], "threads": int(threads)}
+    source = {"backend": args["backend"], "model": args["model"]}
     policy = args["reasoning_policy"] if args["reasoner"] == "on" else "off"
 
     def node(executable: str, parameters: dict, **kwargs) -> Node:
