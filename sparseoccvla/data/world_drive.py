@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from itertools import chain
+from multiprocessing import get_context
 
 import cv2
 import numpy as np
+import torch
 
 from sparseoccvla.contracts import NS_PER_S, NUM_STEPS, STEP_S, DrivingCommand, EncodedImage
 from sparseoccvla.data.drive import Drive, GroundTruth
@@ -17,7 +23,7 @@ from sparseoccvla.world import drive as world
 from sparseoccvla.world.cameras import CameraRig
 from sparseoccvla.world.render import Renderer
 from sparseoccvla.world.scene import Scene
-from sparseoccvla.world.simulate import rollout
+from sparseoccvla.world.rollout import rollout
 
 PICTURE_SIZE_PX = (704, 396)  # width, height
 _JPEG_QUALITY = 90
@@ -36,9 +42,9 @@ def world_drive(seed: int, city: str, seconds: float, rate_hz: float) -> Drive:
 
     The same arguments give the same bytes.
     """
-    scene = Scene.make(seed, city)
     # What the expert does in the last three seconds is the ground truth of the last sets.
-    drive = rollout(scene, seconds + _FIRST_SET_S + NUM_STEPS * STEP_S + 0.5)
+    duration_s = seconds + _FIRST_SET_S + NUM_STEPS * STEP_S + 0.5
+    drive = rollout(Scene.make(seed, city), duration_s)
     stamps_ns = set_stamps_ns(seconds, rate_hz)
     rig = CameraRig.nuscenes_like()
     return Drive(
@@ -48,7 +54,7 @@ def world_drive(seed: int, city: str, seconds: float, rate_hz: float) -> Drive:
         base_from_lidar=None,
         odometry=_odometry(drive, stamps_ns[-1] + NS_PER_S // 2),
         commands=_commands(drive, stamps_ns[-1]),
-        pictures=_pictures(scene, drive, rig, stamps_ns),
+        pictures=_pictures(seed, city, duration_s, stamps_ns),
         clouds=(),
         ground_truth=[_ground_truth(drive, t_ns + rig.cameras[0].offset_ns) for t_ns in stamps_ns],
     )
@@ -81,18 +87,31 @@ def _commands(drive: world.Drive, until_ns: int) -> list[DrivingCommand]:
     return commands
 
 
-def _pictures(
-    scene: Scene, drive: world.Drive, rig: CameraRig, stamps_ns: list[int]
-) -> Iterator[EncodedImage]:
-    renderer = Renderer(scene)
-    cameras = sorted(rig.cameras, key=lambda camera: camera.offset_ns)
-    for t_ns in stamps_ns:
-        for camera in cameras:
-            stamp_ns = t_ns + camera.offset_ns
-            rgb = renderer.render(drive, camera, stamp_ns, PICTURE_SIZE_PX).rgb
-            quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-            _, data = cv2.imencode(".jpg", rgb[..., ::-1], quality)
-            yield EncodedImage(camera.name, stamp_ns, data.tobytes())
+def _pictures(seed: int, city: str, duration_s: float, stamps_ns: list[int]) -> Iterator[EncodedImage]:
+    """Rendered by one process for each core; which one painted a picture does not show in it."""
+    paint = partial(_paint_set, seed, city, duration_s)
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from chain.from_iterable(pool.map(paint, stamps_ns))
+
+
+@cache
+def _studio(seed: int, city: str, duration_s: float) -> tuple[world.Drive, Renderer]:
+    """What a painting process makes once."""
+    scene = Scene.make(seed, city)
+    return rollout(scene, duration_s), Renderer(scene)
+
+
+def _paint_set(seed: int, city: str, duration_s: float, t_ns: int) -> list[EncodedImage]:
+    """One set in the order in which its cameras fire."""
+    drive, renderer = _studio(seed, city, duration_s)
+    images = []
+    for camera in sorted(CameraRig.nuscenes_like().cameras, key=lambda camera: camera.offset_ns):
+        stamp_ns = t_ns + camera.offset_ns
+        rgb = renderer.render(drive, camera, stamp_ns, PICTURE_SIZE_PX).rgb
+        _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        images.append(EncodedImage(camera.name, stamp_ns, data.tobytes()))
+    return images
 
 
 def _ground_truth(drive: world.Drive, t0_ns: int) -> GroundTruth:

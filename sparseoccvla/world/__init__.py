@@ -25,8 +25,8 @@ is 17 (free).
 from sparseoccvla.world.cameras import CameraRig, RigCamera
 from sparseoccvla.world.drive import Box, Drive, EgoSample, Event
 from sparseoccvla.world.render import CameraImage, Renderer, render
+from sparseoccvla.world.rollout import rollout
 from sparseoccvla.world.scene import Scene
-from sparseoccvla.world.simulate import rollout
 
 __all__ = [
     "Box",

@@ -55,21 +55,33 @@ def cast(vertices_m: Tensor, lens: Lens) -> Hits:
     planes = -plane_in_pixels(normal, lens) / toward[:, None]
     scale = normal.abs().sum(dim=-1) * vertices_m[:, 0].abs().sum(dim=-1)
     visible = (toward > 1e-6 * scale) & _may_be_seen(pixels, lens)
-    return _nearest(pixels, planes, visible, lens)
+    pixel, inverse, face = _crossed(pixels, planes, visible, lens)
+    # Positive floats are ordered like their bits, so the nearest face is the largest integer.
+    key = (inverse.view(torch.int32).to(torch.int64) << 32) + face
+    shape = (lens.height_px, lens.width_px)
+    best = torch.full((shape[0] * shape[1],), NOTHING, dtype=torch.int64, device=key.device)
+    best.scatter_reduce_(0, pixel, key, "amax")
+    hit = best >= 0
+    nearest = torch.where(hit, best >> 32, 0).to(torch.int32).view(torch.float32)
+    return Hits(torch.where(hit, best & 0xFFFFFFFF, NOTHING).view(shape), nearest.view(shape), planes)
 
 
-def cast_parallel(pixels: Tensor, lens: Lens) -> Hits:
-    """Like `cast` with parallel rays: (F, 4, 3) u, v and height toward the viewer, which must be positive.
+def raise_heights(heights: Tensor, faces: Tensor) -> Tensor:
+    """A height map after parallel rays have met more faces.
 
-    The "inverse depth" of the result is that height, so the highest face wins.
+    Args:
+        heights: (H, W) height of the highest point so far, at least 0.
+        faces: (F, 4, 3) corners as column, row and height, clockwise on the map as seen from above (rows grow
+            downward); faces that look down are not there.
     """
-    flat = torch.stack([pixels[..., 0], pixels[..., 1], torch.ones_like(pixels[..., 2])], dim=-1)
-    a, b, c = pixels[:, 0], pixels[:, 1], pixels[:, 2]
-    normal = _cross(b - a, c - a)
-    facing = normal[:, 2] < -1e-6
+    lens = Lens(1, 1, 0, 0, heights.shape[1], heights.shape[0])
+    flat = torch.stack([faces[..., 0], faces[..., 1], torch.ones_like(faces[..., 2])], dim=-1)
+    a = faces[:, 0]
+    normal = _cross(faces[:, 1] - a, faces[:, 2] - a)
     slope = -normal[:, :2] / normal[:, 2:].clamp(max=-1e-6)
     planes = torch.cat([slope, (a[:, 2] - (slope * a[:, :2]).sum(dim=-1))[:, None]], dim=1)
-    return _nearest(flat, planes, facing & _may_be_seen(flat, lens), lens)
+    pixel, height, _ = _crossed(flat, planes, (normal[:, 2] < -1e-6) & _may_be_seen(flat, lens), lens)
+    return heights.reshape(-1).scatter_reduce(0, pixel, height, "amax").view(heights.shape)
 
 
 def plane_in_pixels(normal: Tensor, lens: Lens) -> Tensor:
@@ -94,18 +106,18 @@ def _may_be_seen(pixels: Tensor, lens: Lens) -> Tensor:
     return ~torch.stack([side.all(dim=1) for side in sides]).any(dim=0)
 
 
-def _nearest(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> Hits:
+def _crossed(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> tuple[Tensor, Tensor, Tensor]:
+    """Every (pixel, face) that meet: pixel numbers, values of the faces' planes there, face numbers (N,)."""
     device = pixels.device
-    width, height = lens.width_px, lens.height_px
     face = visible.nonzero()[:, 0]
     corners = pixels.index_select(0, face)
     row, which = _rows(corners, lens)
     # Edges as (F, 4, 3) linear forms of (u, v, 1) that are not negative inside.
     edges = _cross(corners.roll(-1, dims=1), corners)
     low = torch.zeros(len(row), device=device)
-    high = torch.full((len(row),), float(width - 1), device=device)
+    high = torch.full((len(row),), float(lens.width_px - 1), device=device)
     for edge in range(4):
-        a, b, c = (edges[:, edge, k].index_select(0, which) for k in range(3))
+        a, b, c = (edges[:, edge, k].contiguous().index_select(0, which) for k in range(3))
         rest = b * row + c
         bound = -rest / a
         low = torch.where(a > 0, torch.maximum(low, bound), low)
@@ -123,17 +135,11 @@ def _nearest(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> Hit
         of[start[1:]] = 1
         of = of.cumsum(0)
     step = torch.arange(total, device=device) - start.index_select(0, of)
-    plane = planes.index_select(0, face).index_select(0, which)
-    base = plane[:, 0] * first + plane[:, 1] * row + plane[:, 2]
-    inverse = base.index_select(0, of) + plane[:, 0].contiguous().index_select(0, of) * step
-    key = (inverse.clamp(min=0).view(torch.int32).to(torch.int64) << 32) + face[which].index_select(0, of)
-    pixel = (row.to(torch.int64) * width + first).index_select(0, of) + step
-    best = torch.full((height * width,), NOTHING, dtype=torch.int64, device=device)
-    best.scatter_reduce_(0, pixel, key, "amax")
-    hit = best >= 0
-    inverse_depth = torch.where(hit, best >> 32, 0).to(torch.int32).view(torch.float32)
-    number = torch.where(hit, best & 0xFFFFFFFF, NOTHING)
-    return Hits(number.view(height, width), inverse_depth.view(height, width), planes)
+    number = face[which]
+    along, down, rest = planes.index_select(0, number).T.contiguous()
+    value = (along * first + down * row + rest).index_select(0, of) + along.index_select(0, of) * step
+    pixel = (row.to(torch.int64) * lens.width_px + first).index_select(0, of) + step
+    return pixel, value.clamp(min=0), number.index_select(0, of)
 
 
 def _rows(corners: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:

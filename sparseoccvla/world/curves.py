@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -155,17 +154,43 @@ class Path:
             np.asarray(s_m, float), np.arange(len(self.points_m)) * self.step_m, self.curvatures_per_m
         )
 
-    def project(self, points_m: NDArray[np.floating]) -> tuple[Array, Array]:
-        """Station and offset (N,) of points (N, 2): the foot on the nearest vertex's tangent."""
-        squared = ((points_m[:, None] - self.points_m) ** 2).sum(axis=-1)
-        nearest = squared.argmin(axis=1)
-        along, across = _rotated(points_m - self.points_m[nearest], self.headings_rad[nearest])
-        return nearest * self.step_m + along, across
 
+@dataclass(frozen=True)
+class Bundle:
+    """Many paths of which each follower is on one; asks them all at once."""
 
-def _rotated(vectors_m: Array, yaw_rad: Array) -> tuple[Array, Array]:
-    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
-    return c * vectors_m[:, 0] + s * vectors_m[:, 1], -s * vectors_m[:, 0] + c * vectors_m[:, 1]
+    paths: tuple[Path, ...]  # one for each follower; the same one may come again
+
+    @cached_property
+    def _joined(self) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64], Array]:
+        distinct = {id(path): path for path in self.paths}
+        starts, total = {}, 0
+        for key, path in distinct.items():
+            starts[key], total = total, total + len(path.points_m)
+        points = np.concatenate([path.points_m for path in distinct.values()] or [np.zeros((0, 2))])
+        headings = np.concatenate([path.headings_rad for path in distinct.values()] or [np.zeros(0)])
+        return (
+            points,
+            headings,
+            np.array([starts[id(path)] for path in self.paths], np.int64),
+            np.array([len(path.points_m) for path in self.paths], np.int64),
+            np.array([path.step_m for path in self.paths]),
+        )
+
+    def at(self, s_m: Array, d_m: Array) -> Array:
+        """Poses (N, 3) of N followers, as `Path.at` gives them."""
+        points, headings, start, count, step = self._joined
+        position = np.clip(s_m / step, 0, count - 1)
+        index = np.minimum(position.astype(int), count - 2)
+        part = position - index
+        first = start + index
+        here, after = points[first], points[first + 1]
+        yaw = (1 - part) * headings[first] + part * headings[first + 1]
+        beyond = s_m - position * step
+        c, s = np.cos(yaw), np.sin(yaw)
+        x = here[:, 0] + part * (after[:, 0] - here[:, 0]) + beyond * c - d_m * s
+        y = here[:, 1] + part * (after[:, 1] - here[:, 1]) + beyond * s + d_m * c
+        return np.stack([x, y, yaw], axis=1)
 
 
 def fillet(start: Sequence[float], end: Sequence[float]) -> Array:
@@ -191,8 +216,3 @@ def fillet(start: Sequence[float], end: Sequence[float]) -> Array:
     length = bend.lengths_m[0] + bend.lengths_m[1]
     points = bend.point_m(np.linspace(0, length, max(int(length / PATH_STEP_M), 4) + 1))
     return np.concatenate([points, [[end[0], end[1]]]])
-
-
-def total_turn_rad(path: Path) -> float:
-    """Signed change of heading from one end to the other."""
-    return float(sum(b - a for a, b in pairwise(path.headings_rad)))

@@ -63,9 +63,14 @@ class Event:
     kind: str
     thing: str  # name of the thing to look at
     onset_ns: int  # it begins to be a hazard
-    visible_ns: int  # first at least 50 pixels of it in a camera, at 704 x 396
+    visible_ns: int  # from then on, first at least 50 pixels of it in a camera, at 704 x 396
     react_ns: int  # the expert first differs by 0.5 m/s^2 from its drive without it
-    end_ns: int  # and no longer does
+    end_ns: int  # the expert is past it, or last held back by it
+
+    def needs_sight(self, stamp_ns: int, horizon_s: float = 3.0) -> bool:
+        """Whether the hazard is in sight, the expert has not acted on it yet, but will within the horizon."""
+        soon_ns = self.react_ns - round(horizon_s * NS_PER_S)
+        return 0 < max(self.visible_ns, soon_ns) <= stamp_ns < self.react_ns and self.visible_ns > 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The ground: its height everywhere and what it is made of.
 
-The material is kept as six smooth fields on a 0.5 m raster: signed distances and road coordinates vary
+The material is kept as six smooth fields on a 1 m raster: signed distances and road coordinates vary
 linearly almost everywhere, so bilinear samples of a coarse raster still give edges that are sharp to a
 centimeter. Pictures, labels and the placing of things all read the same fields.
 """
@@ -22,7 +22,7 @@ from sparseoccvla.world.seeds import stream
 
 Array = NDArray[np.float64]
 
-CELL_M = 0.5
+CELL_M = 1.0
 MESH_CELL_M = 4.0
 MARGIN_M = 84.0  # raster around the roads
 FAR_CELL_M = 56.0
@@ -159,6 +159,27 @@ class Ground:
         pitch = -np.arctan2(front - rear, length_m)
         roll = np.arctan2((rear_left + front_left - rear_right - front_right) / 2, width_m)
         return np.stack([here[..., 0], here[..., 1], rear, poses[..., 2], pitch, roll], axis=-1)
+
+    def rest(self, poses: NDArray[np.floating], size_m: tuple[float, float, float]) -> Array:
+        """(..., 6) poses of things whose centers stand at planar poses (..., 3).
+
+        Long things tilt with the ground; short ones, such as people, stand upright.
+        """
+        poses = np.asarray(poses, float)
+        length, width, _ = size_m
+        if length < 1.2:
+            upright = np.zeros((*poses.shape[:-1], 6))
+            upright[..., :2], upright[..., 3] = poses[..., :2], poses[..., 2]
+            upright[..., 2] = self.height_m(poses[..., :2])
+            return upright
+        half = 0.3 * length
+        rear = poses.copy()
+        rear[..., 0] -= half * np.cos(poses[..., 2])
+        rear[..., 1] -= half * np.sin(poses[..., 2])
+        lifted = self.lift(rear, 2 * half, width)
+        lifted[..., :2] = poses[..., :2]
+        lifted[..., 2] -= half * np.tan(lifted[..., 4])
+        return lifted
 
     @cached_property
     def mesh(self) -> NDArray[np.float32]:

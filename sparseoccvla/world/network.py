@@ -100,6 +100,24 @@ class Network:
         points = road.line.point_m(s, road.profile.lane_offset_m(lane, self.side, forward))
         return Path.through(points if forward else points[::-1])
 
+    def lane_of(self, point_m: np.ndarray) -> int:
+        """Number of the main road's lane that a point of its forward side lies in."""
+        _, d = self.main.line.frenet(point_m[None])
+        offset = abs(float(d[0])) - self.main.profile.median_m / 2
+        return int(np.clip(offset // self.main.profile.lane_width_m, 0, self.main.profile.lanes - 1))
+
+    def arm_path(self, road: Road, lane: int, forward: bool, leaving: bool) -> Path | None:
+        """A lane from the junction outward, or from outside to its stop line; None without such an arm."""
+        assert road.junction_m is not None
+        out = forward == leaving  # whether it lies beyond the junction, where stations are larger
+        low = road.junction_m + road.mouth_m if out else road.start_m
+        high = road.end_m if out else road.junction_m - road.mouth_m
+        if high - low < 40:
+            return None
+        s = np.arange(low, high, 0.5)
+        points = road.line.point_m(s, road.profile.lane_offset_m(lane, self.side, forward))
+        return Path.through(points if forward else points[::-1])
+
     def turn_path(self, lane_in: int, lane_out: int, command: Command, from_end: bool = False) -> Path:
         """From the main road onto the crossing road, LEFT or RIGHT of the driving direction.
 

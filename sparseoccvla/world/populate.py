@@ -57,17 +57,9 @@ class Plot:
 
 
 def place(thing: Thing, ground: Ground, pose: Array) -> Thing:
-    """The thing standing on the ground at a planar pose (3,); long things tilt with it, tall ones do not."""
-    length, width, _ = thing.size_m
-    if thing.category and length > 1.2:
-        half = length * 0.3
-        rear = np.array([pose[0] - half * np.cos(pose[2]), pose[1] - half * np.sin(pose[2]), pose[2]])
-        lifted = ground.lift(rear, 2 * half, width)
-        lifted[:2] = pose[:2]
-        lifted[2] += half * np.tan(-lifted[4])
-    else:
-        lifted = np.array([*pose[:2], float(ground.height_m(pose[None, :2])[0]), pose[2], 0.0, 0.0])
-    return replace(thing, pose=lifted)
+    """The thing standing on the ground at a planar pose (3,); scenery stands upright."""
+    size = thing.size_m if thing.category else (0.0, 0.0, 0.0)
+    return replace(thing, pose=ground.rest(pose, size))
 
 
 def sides(network: Network) -> Iterator[tuple[Road, int]]:
@@ -256,14 +248,12 @@ def parked(seed: int, colors: int, ground: Ground, plot: Plot) -> list[Thing]:
         for kind, share in (
             ("bin", 0.7),
             ("parked_bicycle", 0.9),
-            ("debris", 0.15),
+            ("debris", 0.3),
             ("parked_motorcycle", 0.2),
         ):
             for _ in range(rng.poisson(share * (road.end_m - road.start_m) / 100)):
                 s = rng.uniform(road.start_m + 5, road.end_m - 5)
-                d = curb + side * (profile.verge_m + rng.uniform(0.5, max(profile.walk_m - 0.5, 0.6)))
-                if kind == "debris":
-                    d = curb - side * rng.uniform(0.5, 0.9)
+                d = curb + side * (0.55 + 0.3 * rng.random() * (profile.verge_m + profile.walk_m))
                 if road.mouth_distance_m(s) > 6:
                     put(
                         kind,

@@ -48,7 +48,8 @@ class Renderer:
 
     def __init__(self, scene: Scene, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
-        self.stage = Stage(scene.ground, scene.standing, scene.agents, self.device)
+        on_cpu = self.device.type == "cpu"
+        self.stage = scene.stage if on_cpu else Stage(scene.ground, scene.standing, scene.agents, self.device)
         self._shader = Shader(scene.city, scene.sky, scene.ground, self.device)
         self._shadow = ShadowMap.over(self.stage.static, self.stage.ground_count, scene.sky)
 

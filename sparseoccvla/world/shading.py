@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from sparseoccvla.contracts import FREE_CLASS
-from sparseoccvla.world.caster import Hits, Lens, cast_parallel
-from sparseoccvla.world.ground import Channel, Ground, classify, sample_fields
+from sparseoccvla.world.caster import Hits, Lens, raise_heights
+from sparseoccvla.world.ground import CELL_M, Channel, Ground, classify, sample_fields
 from sparseoccvla.world.markings import Markings
 from sparseoccvla.world.shapes import Color, Material
 from sparseoccvla.world.stage import Faces
@@ -80,7 +80,6 @@ class ShadowMap:
         seen = corners @ axes.T
         self._low = seen.min(axis=0) - [0, 0, 1]
         size = np.ceil((seen.max(axis=0) - self._low)[:2] / SHADOW_CELL_M).astype(int) + 1
-        self._lens = Lens(1, 1, 0, 0, int(size[0]), int(size[1]))
         self._axes = torch.tensor(axes, dtype=torch.float32, device=device)
         self._origin = torch.tensor(self._low, dtype=torch.float32, device=device)
         self.heights = torch.zeros((int(size[1]), int(size[0])), device=device)
@@ -102,8 +101,7 @@ class ShadowMap:
 
     def add(self, vertices_m: Tensor) -> None:
         """Let faces (F, 4, 3) throw shadows from now on."""
-        hits = cast_parallel(self._seen(vertices_m), self._lens)
-        self.heights = torch.maximum(self.heights, hits.inverse_depth)
+        self.heights = raise_heights(self.heights, self._seen(vertices_m))
 
     def with_faces(self, vertices_m: Tensor) -> ShadowMap:
         """A copy in which more faces throw shadows."""
@@ -275,7 +273,9 @@ class Shader:
         color = color + (self.paving * (1 + 0.05 * fine + 0.06 * tiles) - color) * flat
         curb = inside(road + 0.16) * (1 - inside(road)) * (1 - flat)
         color = color + (self.walk * 1.12 - color) * curb
-        corner = ((torch.stack([x, y], dim=-1) - torch.tensor(self.origin_m, device=x.device)) * 2).round()
+        corner = (
+            (torch.stack([x, y], dim=-1) - torch.tensor(self.origin_m, device=x.device)) / CELL_M
+        ).round()
         rows, columns = self.road_ids.shape
         index = corner[:, 1].clamp(0, rows - 1) * columns + corner[:, 0].clamp(0, columns - 1)
         number = self.road_ids.reshape(-1).index_select(0, index.to(torch.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,21 +45,31 @@ class Solid:
 
 @dataclass
 class Body:
-    """Faces (P, 4, 3) with color and material, and the solids they enclose."""
+    """Faces with color and material, and the solids they enclose."""
 
-    faces: list[Array] = field(default_factory=list)
-    colors: list[Color] = field(default_factory=list)
-    materials: list[Material] = field(default_factory=list)
+    chunks: list[tuple[Array, Array, NDArray[np.uint8]]] = field(default_factory=list)
     solids: list[Solid] = field(default_factory=list)
+
+    @property
+    def faces(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+        """Corners (P, 4, 3), colors (P, 3) and materials (P,) of all faces."""
+        vertices, colors, materials = zip(*self.chunks, strict=True)
+        return (
+            np.concatenate(vertices).astype(np.float32),
+            np.concatenate(colors).astype(np.float32),
+            np.concatenate(materials),
+        )
 
     def face(self, points_m: ArrayLike, color: Color, material: Material = Material.PLAIN) -> None:
         """A convex polygon of three or more points; more than four become several faces."""
         points = np.asarray(points_m, float)
-        for first in range(1, len(points) - 1, 2):
-            corner = [0, first, first + 1, min(first + 2, len(points) - 1)]
-            self.faces.append(points[corner])
-            self.colors.append(color)
-            self.materials.append(material)
+        last = len(points) - 1
+        corners = np.array([(0, i, i + 1, min(i + 2, last)) for i in range(1, last, 2)])
+        self.add(points[corners], np.array(color)[None].repeat(len(corners), axis=0), material)
+
+    def add(self, vertices_m: Array, colors: Array, material: Material) -> None:
+        """Faces (P, 4, 3) with colors (P, 3)."""
+        self.chunks.append((vertices_m, colors, np.full(len(vertices_m), material, np.uint8)))
 
     def box(
         self,
@@ -166,13 +177,12 @@ class Body:
     ) -> None:
         """An ellipsoid of 20 x 4^detail triangles; with `rng` its surface and colors are uneven."""
         points, triangles = _sphere(detail)
+        colors = np.tile(np.asarray(color, float), (len(triangles), 1))
         if rng is not None:
             points = points * rng.uniform(0.86, 1.08, (len(points), 1))
+            colors = np.minimum(colors * rng.uniform(0.88, 1.1, (len(triangles), 1)), 1.0)
         points = points * np.asarray(half_m) + np.asarray(center_m)
-        for triangle in triangles:
-            shade = 1.0 if rng is None else float(rng.uniform(0.88, 1.1))
-            tint = tuple(min(c * shade, 1.0) for c in color)
-            self.face(points[triangle], tint, material)  # type: ignore[arg-type]
+        self.add(points[triangles][:, [0, 1, 2, 2]], colors, material)
 
     def solid_box(self, center_m: Sequence[float], size_m: Sequence[float]) -> None:
         x, y, z = center_m
@@ -185,6 +195,7 @@ class Body:
         self.solids.append(Solid((x, y, z), (a, b, c), round=True))
 
 
+@cache
 def _sphere(detail: int) -> tuple[Array, NDArray[np.int64]]:
     """Unit sphere: vertices (V, 3) and outward triangles (T, 3) of a subdivided icosahedron."""
     g = (1 + 5**0.5) / 2

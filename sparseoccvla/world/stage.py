@@ -116,18 +116,19 @@ def _normals(vertices_m: Tensor) -> Tensor:
 
 def _faces_of(things: Sequence[Thing], first_instance: int) -> tuple[Faces, Tensor]:
     """Faces in their things' own frames, and the index of the thing that each belongs to."""
-    counts = torch.tensor([len(thing.body.faces) for thing in things], dtype=torch.int64)
+    parts = [thing.body.faces for thing in things]
+    counts = torch.tensor([len(vertices) for vertices, _, _ in parts], dtype=torch.int64)
     owner = torch.repeat_interleave(torch.arange(len(things)), counts)
-    stack = [np.asarray(thing.body.faces, np.float32).reshape(-1, 4, 3) for thing in things]
-    vertices = torch.from_numpy(np.concatenate(stack) if stack else np.zeros((0, 4, 3), np.float32))
-    colors = torch.tensor([color for thing in things for color in thing.body.colors]).reshape(-1, 3)
-    material = torch.tensor([int(m) for thing in things for m in thing.body.materials], dtype=torch.int64)
+    empty = (np.zeros((0, 4, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.uint8))
+    vertices, colors, material = (
+        torch.from_numpy(np.concatenate(column)) for column in zip(empty, *parts, strict=True)
+    )
     label = torch.tensor([thing.label for thing in things], dtype=torch.uint8)
     faces = Faces(
         vertices,
         _normals(vertices),
         colors**2,
-        material,
+        material.to(torch.int64),
         label[owner] if len(things) else label,
         (owner + first_instance).to(torch.int32),
         torch.zeros(len(vertices)),
