@@ -54,6 +54,29 @@ def import_model(
     )
 
 
+@app.command()
+def memory(
+    model: Annotated[str, typer.Option("--model", help="A model folder, or a name under models/.")],
+    profile: Annotated[str, typer.Option("--profile", help="16gb, 24gb or 48gb of GPU memory.")],
+    reasoner: Annotated[str, typer.Option("--reasoner", help="on, or off to run without it.")] = "on",
+) -> None:
+    """Count what a model takes, part by part, and refuse a profile it does not fit. Loads nothing."""
+    from sparseoccvla.footprint import GIB, check_fits, footprint
+    from sparseoccvla.model import read_config
+    from sparseoccvla.runtime.manifest import read_manifest
+
+    if reasoner not in ("on", "off"):
+        raise InputError(f"--reasoner is {reasoner!r}, wanted on or off")
+    config = read_config(read_manifest(model).file("config.json"))
+    parts = footprint(config, reasoner == "on")
+    for part in parts:
+        print(f"{part.size_bytes / GIB:8.2f} GiB  {part.stage:9} {part.name}", file=sys.stderr)
+    total = sum(part.size_bytes for part in parts)
+    print(f"{total / GIB:8.2f} GiB  in all", file=sys.stderr)
+    check_fits(parts, profile)
+    print(json.dumps({"profile": profile, "bytes": total, "parts": [vars(part) for part in parts]}))
+
+
 def main() -> None:
     """Run the command line; an `InputError` becomes one line on stderr and exit code 2."""
     try:

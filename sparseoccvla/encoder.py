@@ -343,10 +343,10 @@ class SpatialAttention(nn.Module):
         q, k, v = self.qkv(features).view(batch, queries, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         distance_m = (center_m[:, :, None] - center_m[:, None]).norm(dim=-1)  # (B, Q, Q)
         rate = self.rate(features).transpose(1, 2)[..., None]  # (B, heads, Q, 1)
-        bias = (-rate * distance_m[:, None]).to(q.dtype)
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
+        # Written out: exporters trip over the memory layout that the fused attention leaves.
+        logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) - rate * distance_m[:, None]
+        share = F.dropout(logits.softmax(dim=-1), self.dropout, self.training)
+        mixed = share @ v  # (B, heads, Q, C / heads)
         update: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, queries, width))
         return F.dropout(update, self.dropout, self.training)
 

@@ -98,4 +98,4 @@ class ForecastHead(nn.Module):
         point = F.relu(self.from_place(place) + self.from_query(query)[:, :, None])  # (B, Q, R, point)
         offset, logits = self.out(point).float().split([3, self.config.classes], dim=-1)
         moved_m = self.config.move_scale_m * self.move(query).float()[:, :, None]
-        return state, points_m + moved_m + self.config.point_scale_m * offset.tanh(), logits
+        return state, points_m + moved_m + self.config.point_scale_m * offset, logits

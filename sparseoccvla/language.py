@@ -24,20 +24,22 @@ END_MARK = "</s>"
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Where the language model comes from.
+    """Where the language model comes from; the sizes are Vicuna-7B's.
 
     `path` names a folder (or hub model) for `from_pretrained`; while it is empty, a Llama of the
-    sizes below is built. LoRA is on when `lora_rank` is not 0.
+    sizes below is built. With a path the sizes only say what is to be expected, so that memory can be
+    counted before anything is loaded. LoRA is on when `lora_rank` is not 0.
     """
 
     path: str = ""
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
-    ffn_width: int = 688
-    vocabulary: int = 512
-    dtype: str = "float32"
-    lora_rank: int = 0
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    ffn_width: int = 11008
+    vocabulary: int = 32000
+    tied: bool = False  # word embeddings and word head are one matrix
+    dtype: str = "float16"
+    lora_rank: int = 128
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -61,6 +63,11 @@ def build_language_model(config: LanguageConfig) -> PreTrainedModel:
             ) from error
     else:
         model = LlamaForCausalLM(llama_config(config)).to(getattr(torch, config.dtype))
+    if model.config.hidden_size != config.width:
+        raise InputError(
+            f"the language model in {config.path!r} is {model.config.hidden_size} wide, the configuration "
+            f"says {config.width}; set reasoner.language.width and planner.token_width to match"
+        )
     if config.lora_rank:
         add_lora(model, config)
     return model
@@ -78,7 +85,7 @@ def llama_config(config: LanguageConfig) -> LlamaConfig:
         num_key_value_heads=config.heads,
         intermediate_size=config.ffn_width,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        tie_word_embeddings=config.tied,
     )
 
 

@@ -40,6 +40,11 @@ def read_config(path: Path) -> ModelConfig:
         got = getattr(config, stage).query_width
         if got != width:
             raise InputError(f"{path}: {stage}.query_width is {got}, the encoder's width is {width}")
+    token = config.reasoner.language.width
+    if config.planner.token_width != token:
+        raise InputError(
+            f"{path}: planner.token_width is {config.planner.token_width}, the language model is {token} wide"
+        )
     return config
 
 

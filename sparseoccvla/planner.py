@@ -334,10 +334,11 @@ class CrossAttention(nn.Module):
         batch, count, width = query.shape
         q = self.q(query).view(batch, count, self.heads, -1).transpose(1, 2)
         k, v = self.kv(tokens).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = None
+        # Written out for the exporters, as in the encoder.
+        logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, heads, A, n)
         if self.rate is not None and gap_m is not None:
-            bias = (-F.softplus(self.rate).view(1, -1, 1, 1) * gap_m[:, None]).to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            logits = logits - F.softplus(self.rate).view(1, -1, 1, 1) * gap_m[:, None]
+        mixed = logits.softmax(dim=-1) @ v
         update: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, count, width))
         return update
 

@@ -50,15 +50,15 @@ class Reasoner(nn.Module):
         super().__init__()
         self.config = config
         self.language = build_language_model(config.language)
-        self.token_width: int = self.language.config.hidden_size
-        self.connector = Connector(ConnectorConfig(config.query_width, self.token_width))
+        width = config.language.width
+        self.connector = Connector(ConnectorConfig(config.query_width, width))
         # As large as word embeddings are at the start, so that no token drowns the others.
-        self.global_tokens = nn.Parameter(0.02 * torch.randn(config.global_tokens, self.token_width))
-        self.reasoning_token = nn.Parameter(0.02 * torch.randn(self.token_width))
+        self.global_tokens = nn.Parameter(0.02 * torch.randn(config.global_tokens, width))
+        self.reasoning_token = nn.Parameter(0.02 * torch.randn(width))
         self.forecaster = Forecaster(
             ForecasterConfig(
                 query_width=config.query_width,
-                token_width=self.token_width,
+                token_width=width,
                 point_width=config.forecast_point_width,
                 free_class=config.forecast_free_class,
             )

@@ -22,8 +22,8 @@ from sparseoccvla.geometry import inverse, planar_pose
 from sparseoccvla.world import drive as world
 from sparseoccvla.world.cameras import CameraRig
 from sparseoccvla.world.render import Renderer
-from sparseoccvla.world.scene import Scene
 from sparseoccvla.world.rollout import rollout
+from sparseoccvla.world.scene import Scene
 
 PICTURE_SIZE_PX = (704, 396)  # width, height
 _JPEG_QUALITY = 90

@@ -1,0 +1,160 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparseoccvla.backbone import BackboneConfig
+from sparseoccvla.contracts import FREE_CLASS, NUM_CLASSES, EncoderInput
+from sparseoccvla.encoder import Auxiliary, Encoder, EncoderConfig, Seeds
+from sparseoccvla.training.losses import (
+    OccupancyLossConfig,
+    OccupancyTarget,
+    auxiliary_terms,
+    occupancy_terms,
+    reduce_terms,
+)
+
+torch.set_num_threads(1)
+SIZE = (64, 128)
+# OPUS's form at toy size; ROUND adds what a small network needs to learn fast.
+OPUS = EncoderConfig(
+    image_size_px=SIZE, frames=2,
+    backbone=BackboneConfig("small", 8, (8, 16), (1, 1), 32),
+    queries=12, width=32, heads=4, sampling_points=2, mixing_points=4, ffn_width=32,
+    points=(2, 4), dropout=0.0, least_spread_m=(2.0, 0.5),
+)  # fmt: skip
+ROUND = replace(OPUS, free_class=True, auxiliary_width=8, seeded_queries=4, point_class_width=8)
+
+
+def inputs(batch: int = 2, frames: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(batch, frames, 6, 3, *SIZE, generator=generator) * 255
+    matrix = torch.from_numpy(EncoderInput.fake(size=SIZE).image_from_odom).float()
+    image_from_base = matrix.expand(batch, frames, -1, -1, -1)
+    return images, image_from_base, torch.linalg.inv(image_from_base[:, 0]), torch.ones(batch, frames, 6)
+
+
+def network(config: EncoderConfig) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(config)
+
+
+def loss_of(net: Encoder) -> torch.Tensor:
+    out = net(*inputs())
+    generator = torch.Generator().manual_seed(2)
+    targets = [
+        OccupancyTarget(
+            torch.rand(200, 3, generator=generator) * 40 - 20,
+            torch.randint(NUM_CLASSES, (200,), generator=generator),
+            torch.ones(200, dtype=torch.bool),
+            torch.eye(4),
+        )
+        for _ in range(2)
+    ]
+    terms = occupancy_terms(out, targets, OccupancyLossConfig())
+    if out.auxiliary is not None:
+        shape = out.auxiliary.log_depth.shape
+        labels = torch.randint(NUM_CLASSES, shape, generator=generator)
+        terms |= auxiliary_terms(out.auxiliary, labels, torch.rand(shape, generator=generator) * 30 + 1)
+    # The features themselves are what the stages behind train on.
+    return reduce_terms(terms, {})[0] + out.features.square().mean()
+
+
+@pytest.mark.parametrize("config", [OPUS, ROUND], ids=["opus", "round"])
+def test_shapes(config: EncoderConfig) -> None:
+    out = network(config).eval()(*inputs())
+    assert out.features.shape == (2, 12, 32)
+    assert [p.shape for p in out.points_m] == [(2, 12, 2, 3), (2, 12, 4, 3)]
+    assert [x.shape for x in out.logits] == [(2, 12, r, config.classes) for r in config.points]
+    assert (out.auxiliary is None) == (config is OPUS)
+
+
+@pytest.mark.parametrize("config", [OPUS, ROUND], ids=["opus", "round"])
+def test_gradients_reach_every_parameter(config: EncoderConfig) -> None:
+    net = network(config).train()
+    loss_of(net).backward()
+    dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not dead
+
+
+def test_without_a_spread_the_first_offsets_learn_nothing() -> None:
+    # The control of the test above, and OPUS's own behavior: one point per query has no spread.
+    net = network(replace(OPUS, least_spread_m=())).train()
+    loss_of(net).backward()
+    assert net.layers[0].sampling.offset.weight.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("config", [OPUS, ROUND], ids=["opus", "round"])
+def test_the_loss_falls_on_one_batch(config: EncoderConfig) -> None:
+    net = network(config).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(40):
+        loss = loss_of(net)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    net = network(ROUND).eval()
+    with torch.no_grad():
+        together = net(*inputs())
+        alone = net(*(tensor[1:] for tensor in inputs()))
+    assert torch.allclose(together.features[1:], alone.features, atol=1e-4)
+
+
+def test_the_order_of_frames_matters() -> None:
+    net = network(OPUS).eval()
+    images, *rest = inputs()
+    with torch.no_grad():
+        assert not torch.allclose(net(images, *rest).features, net(images.flip(1), *rest).features, atol=1e-3)
+
+
+def test_seeds_lie_on_what_the_head_sees_standing() -> None:
+    torch.manual_seed(0)
+    seeds = Seeds(ROUND)
+    _, image_from_base, base_from_image, valid = inputs(batch=1)
+    logits = torch.zeros(1, 6, NUM_CLASSES + 1, 8, 16)
+    logits[:, :, FREE_CLASS] = 10.0
+    logits[0, 2, 4, 5, 9] = 30.0  # one car in one cell of camera 2
+    logits[0, 2, FREE_CLASS, 5, 9] = 0.0
+    depth_m = torch.full((1, 6, 8, 16), 12.0)
+    level = torch.randn(1, 6, 32, 8, 16)
+    points_m, features = seeds(level, Auxiliary(logits, depth_m.log()), base_from_image, valid[:, 0])
+    assert (points_m.shape, features.shape) == ((1, 4, 3), (1, 4, 32))
+    u, v, depth = (image_from_base[0, 0, 2] @ torch.cat([points_m[0, 0], torch.ones(1)]))[:3]
+    assert depth.item() == pytest.approx(12.0, abs=1e-3)
+    assert (u / depth / 8).item() == pytest.approx(9.5, abs=1e-2)
+    assert (v / depth / 8).item() == pytest.approx(5.5, abs=1e-2)
+    assert torch.allclose(features[0, 0], seeds.feature(level[0, 2, :, 5, 9]), atol=1e-5)
+
+
+def test_the_paper_size_decoder_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        net = Encoder(EncoderConfig())
+    decoder = sum(p.numel() for n, p in net.named_parameters() if not n.startswith("backbone."))
+    assert decoder == pytest.approx(50.85e6, rel=0.05)
+
+
+def test_scores_leave_free_out() -> None:
+    net = network(ROUND)
+    scores = net.scores(torch.randn(3, NUM_CLASSES + 1))
+    assert scores.shape == (3, NUM_CLASSES)
+    assert (scores.sum(dim=-1) < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"width": 33}, "width 33 is not a multiple of 4 groups and 4 heads"),
+        ({"width": 64}, "backbone.pyramid_width is 32, wanted the width 64"),
+        ({"least_spread_m": (1.0,)}, "least_spread_m has 1 values for 2 layers"),
+        ({"seeded_queries": 3}, "seeded_queries needs auxiliary_width"),
+    ],
+)
+def test_sizes_that_do_not_meet_are_refused(changes: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(OPUS, **changes)
