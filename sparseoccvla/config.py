@@ -346,7 +346,11 @@ class ReplayConfig(Checked):
     start_s: float = setting(0.0, "Where in the bag to begin.", unit="s", low=0.0, high=1e6)
     duration_s: float = setting(0.0, "How much to play, 0: all.", unit="s", low=0.0, high=1e6)
     clock_hz: float = setting(
-        200.0, "Ticks of /clock, in bag time scaled by rate.", unit="Hz", low=1.0, high=1000.0
+        40.0,
+        "Ticks of /clock beside those that come with each message.",
+        unit="Hz",
+        low=1.0,
+        high=1000.0,
     )
     wait_for: tuple[str, ...] = setting((), "Stages (StackInfo.stage) that must be up before play begins.")
     wait_s: float = setting(120.0, "Longest wait for them.", unit="s", low=0.0, high=3600.0)

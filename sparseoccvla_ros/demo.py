@@ -25,6 +25,7 @@ import rclpy
 import typer
 from PIL import Image
 from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
 from rclpy.parameter import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -102,9 +103,12 @@ def play_and_record(run: DemoRun, sets: int, seconds: float, arguments: list[str
     node = rclpy.create_node("demo_recorder", parameter_overrides=[Parameter("use_sim_time", value=True)])
     recorder = Recorder(node)
 
+    executor = EventsExecutor()
+    executor.add_node(node)
+
     def spin() -> None:
         with contextlib.suppress(ExternalShutdownException):
-            rclpy.spin(node)
+            executor.spin()
 
     thread = Thread(target=spin, daemon=True)
     thread.start()

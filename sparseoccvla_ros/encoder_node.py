@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.publisher import Publisher
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from sparseoccvla_msgs.msg import OccupancyQueries, SparseOccupancy, StackInfo
+from sparseoccvla_msgs.msg import OccupancyQueries, Provenance, SparseOccupancy, StackInfo
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from sparseoccvla.config import (
@@ -51,6 +52,7 @@ class EncoderNode(StageNode):
         super().__init__("encoder_node", **kwargs)
         self.stage: EncoderStage | None = None
         self.worker: LatestWorker[tuple[CameraSet, float]] | None = None
+        self.views: LatestWorker[tuple[EncoderResult, Provenance]]
         self._sequence = 0
 
     def declare(self) -> None:
@@ -76,6 +78,8 @@ class EncoderNode(StageNode):
         self.pool = ThreadPoolExecutor(self.topics.decode_threads, "decode")
         self.worker = LatestWorker("encoder", self._encode)
         self.worker.start()
+        self.views = LatestWorker("views", self._publish_views, niceness=10)
+        self.views.start()
         self._uncalibrated: dict[str, CameraInfo] = {}
         self.tf = Buffer()
         self._tf_listener = TransformListener(self.tf, self, spin_thread=False)
@@ -98,6 +102,7 @@ class EncoderNode(StageNode):
         self.destroy_timer(self._poll_timer)
         self._tf_listener.unregister()
         self.worker.stop()
+        self.views.stop()
         self.pool.shutdown(cancel_futures=True)
         self.worker = None
 
@@ -215,11 +220,18 @@ class EncoderNode(StageNode):
                 result.queries, origin, result.camera_set, result.history_ns, bool(result.memory_cleared)
             )
         )
-        # What follows is for people and other stacks: nobody behind us waits for it.
-        wanted = [p for p in (self._voxels, self._cloud, self._bev) if p.get_subscription_count() > 0]
-        if not wanted:
-            return
+        if self._wanted_views():
+            self.views.submit((result, origin))
+
+    def _wanted_views(self) -> list[Publisher]:
+        return [p for p in (self._voxels, self._cloud, self._bev) if p.get_subscription_count() > 0]
+
+    def _publish_views(self, job: tuple[EncoderResult, Provenance]) -> None:
+        """For people and other stacks, in a thread of its own: the next set does not wait for it."""
+        result, origin = job
+        assert self.stage is not None
         occupancy = self.stage.occupancy(result)
+        wanted = self._wanted_views()
         if self._voxels in wanted:
             self._voxels.publish(convert.occupancy_msg(occupancy, origin))
         if self._cloud in wanted:

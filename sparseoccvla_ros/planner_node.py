@@ -108,8 +108,8 @@ class PlannerNode(StageNode):
 
     def _on_reasoning(self, message: ReasoningTokens) -> None:
         assert self.stage is not None
-        stage_id = message.provenance.stage_id
-        self._submit(self.stage.add_reasoning(convert.reasoning(message), stage_id, self.now_ns()))
+        model_id = message.provenance.model_id
+        self._submit(self.stage.add_reasoning(convert.reasoning(message), model_id, self.now_ns()))
 
     def _on_odometry(self, message: Odometry) -> None:
         assert self.stage is not None

@@ -6,13 +6,14 @@ delay a token by more than the cores they share.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from queue import Full, Queue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -38,6 +39,7 @@ from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
 
 _WAITING_QUESTIONS = 4
+_ANSWER_NICENESS = 10
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ class ReasonerNode(StageNode):
         return result
 
     def _answer_all(self) -> None:
+        # Words wait for driving where both want the same core.
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _ANSWER_NICENESS)
         while (question := self._questions.get()) is not None:
             try:
                 self._answer(question)

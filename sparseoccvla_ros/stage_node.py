@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla_ros import params
 from sparseoccvla_ros.health import Health, InputWatch, Level, steady_clock
 
+_SWITCH_S = 0.0005
 DEMO_HINT = "Nothing to connect? Try `ros2 launch sparseoccvla full_stack.launch.py bag:=demo`"
 
 
@@ -167,6 +169,8 @@ def spin_all(make_nodes: list[Callable[[], StageNode]], args: list[str] | None =
     # The events executor wakes in microseconds where the wait-set one needs most of a millisecond.
     from rclpy.experimental import EventsExecutor
 
+    # A worker that holds the interpreter makes callbacks and other workers wait this long; 5 ms by default.
+    sys.setswitchinterval(_SWITCH_S)
     rclpy.init(args=args)
     executor = EventsExecutor()
     nodes: list[StageNode] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -10,14 +11,20 @@ class LatestWorker[Job]:
     """Runs `work(job)` in its own thread, never more than one job behind.
 
     Inference belongs here and not in a subscription callback: a callback that computes stops the
-    executor from taking the next picture. `work` must handle its own errors.
+    executor from taking the next picture. `work` must handle its own errors. Where cores are short a
+    worker with a niceness above 0 waits for those without.
     """
 
     def __init__(
-        self, name: str, work: Callable[[Job], None], dropped: Callable[[Job], None] | None = None
+        self,
+        name: str,
+        work: Callable[[Job], None],
+        dropped: Callable[[Job], None] | None = None,
+        niceness: int = 0,
     ) -> None:
         self._work = work
         self._on_dropped = dropped
+        self._niceness = niceness
         self._condition = threading.Condition()
         self._slot: list[Job] = []
         self._stopping = False
@@ -50,6 +57,7 @@ class LatestWorker[Job]:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
             with self._condition:
                 while not self._slot and not self._stopping:

@@ -54,7 +54,14 @@ def load_encoder(source: ModelSource) -> TorchEncoder:
         image_size_px=config.encoder.image_size_px,
         history_frames=config.encoder.frames,
     )
-    return TorchEncoder(net, info)
+    encoder = TorchEncoder(net, info)
+    # The first run of a network takes several times as long as any other: not with a set waiting.
+    cameras = config.encoder.cameras
+    images = np.zeros((cameras, *config.encoder.image_size_px, 3), np.uint8)
+    poses = np.tile(np.eye(4), (cameras, 1, 1))
+    features = encoder.extract(EncoderInput(0, images, poses, np.eye(4), np.ones(cameras, bool)))
+    encoder.decode([features] * config.encoder.frames)
+    return encoder
 
 
 def load_reasoner(source: ModelSource) -> TorchReasoner:
@@ -63,7 +70,10 @@ def load_reasoner(source: ModelSource) -> TorchReasoner:
     language = config.reasoner.language
     tokenizer = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
     net = _network(source, manifest, "reasoner", lambda: Reasoner(config.reasoner))
-    return TorchReasoner(net, tokenizer, _info(source, manifest, "reasoner"), config.encoder.voxel_rule)
+    info = _info(source, manifest, "reasoner")
+    reasoner = TorchReasoner(net, tokenizer, info, config.encoder.voxel_rule)
+    reasoner.reason(_blank_queries(config))  # see load_encoder
+    return reasoner
 
 
 def load_planner(source: ModelSource) -> TorchPlanner:
@@ -71,7 +81,9 @@ def load_planner(source: ModelSource) -> TorchPlanner:
     manifest, config = _open(source)
     anchors_m = read_anchors(manifest.file("anchors.json"))
     net = _network(source, manifest, "planner", lambda: Planner(config.planner))
-    return TorchPlanner(net, anchors_m, _info(source, manifest, "planner"), source.seed)
+    planner = TorchPlanner(net, anchors_m, _info(source, manifest, "planner"), source.seed)
+    planner.plan(_blank_queries(config), EgoState.fake(0), Command.STRAIGHT, None, 0.0)  # see load_encoder
+    return planner
 
 
 class TorchEncoder:
@@ -212,6 +224,13 @@ class TorchPlanner:
         noise = torch.from_numpy(noise_of(self._seed, queries.t0_ns))[None].to(device)
         candidates_m, scores = self._net(inputs, self._anchors, noise)
         return build_proposal(queries, ego, command, reasoning, _array(candidates_m[0]), _array(scores[0]))
+
+
+def _blank_queries(config: ModelConfig) -> OccupancyQueries:
+    shape = (config.encoder.queries, config.encoder.points[-1])
+    return OccupancyQueries(
+        0, np.zeros((shape[0], config.encoder.width), np.float32), np.zeros((*shape, 3), np.float32)
+    )
 
 
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:

@@ -78,18 +78,18 @@ class PlannerStage:
         """Take the command in force from now on."""
         self._command = command
 
-    def add_reasoning(self, reasoning: Reasoning, stage_id: str, now_ns: int) -> PlanJob | None:
+    def add_reasoning(self, reasoning: Reasoning, model_id: str, now_ns: int) -> PlanJob | None:
         """Take a token; the frame that waited for it comes back as a job.
 
         Raises:
-            InputError: the token's width is not what this planner was made for.
+            InputError: the token was made by another model than this planner belongs to.
         """
-        width = self.planner.info.extras.get("token_width")
-        if width is not None and int(width) != len(reasoning.token):
+        wanted = self.planner.info.model_id
+        if model_id != wanted:
             self.refused += 1
             raise InputError(
-                f"reasoning token from stage {stage_id or '(none)'} is {len(reasoning.token)} wide, this "
-                f"planner takes {width}; run both from one model"
+                f"reasoning token comes from model {model_id or '(none)'}, this planner belongs to {wanted}; "
+                "run both from one model"
             )
         self.pairing.add(reasoning, reasoning.t0_ns)
         return self.poll(now_ns)

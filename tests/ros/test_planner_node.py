@@ -163,6 +163,16 @@ def test_queries_of_another_model_are_refused_by_name(graph):
     assert graph.state(bench.node) == "active"
 
 
+def test_reasoning_of_another_model_is_refused(graph):
+    bench = Bench(graph)
+    origin = convert.provenance(REASONER, 1, 0.0)
+    origin.model_id = "f" * 16
+    token = Reasoning.fake(time.time_ns())
+    bench.tokens.publish(convert.reasoning_msg(token, origin, "fake-encoder", 1, "?"))
+    wait_for(lambda: bench.node.stage.refused, "the refusal")
+    assert bench.plan(token.t0_ns).status & PlanStatus.DEGRADED_NO_REASONING
+
+
 def test_the_path_is_the_chosen_candidate(graph):
     bench = Bench(graph)
     paths = graph.listen(Path, "plan/path")
