@@ -129,14 +129,17 @@ def pose_between(
     Raises:
         PoseError: no samples, too far outside, or in a hole of more than `max_gap_s`.
     """
+    after = bisect_left(samples, stamp_ns, key=_stamp)
+    # The two around it, or the ends: hundreds of samples are kept, and this runs for every camera.
+    inside = 0 < after < len(samples)
+    near = samples[after - 1 : after + 1] if inside else [*samples[:1], *samples[1:][-1:]]
     track = PoseTrack(
-        tuple(sample.stamp_ns for sample in samples), tuple(sample.odom_from_base for sample in samples)
+        tuple(sample.stamp_ns for sample in near), tuple(sample.odom_from_base for sample in near)
     )
     pose, beyond_s = track.at(stamp_ns, config.max_extrapolation_s)
     if beyond_s > 0:
         nearest = samples[-1] if stamp_ns > samples[-1].stamp_ns else samples[0]
         return nearest.pose_at(stamp_ns), beyond_s
-    after = bisect_left(samples, stamp_ns, key=_stamp)
     gap_s = (samples[after].stamp_ns - samples[max(after - 1, 0)].stamp_ns) / NS_PER_S
     if gap_s > config.max_gap_s and samples[after].stamp_ns != stamp_ns:
         raise PoseError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 
 def matrix_from_pose(translation_m: ArrayLike, quaternion_xyzw: ArrayLike) -> NDArray[np.float64]:
@@ -148,12 +148,8 @@ def interpolate(
     start: NDArray[np.floating], end: NDArray[np.floating], fraction: float
 ) -> NDArray[np.float64]:
     """The rigid 4x4 at `fraction` of the way; outside [0, 1] the same motion is continued."""
-    rotations = Rotation.from_matrix(np.stack([start[:3, :3], end[:3, :3]]))
+    turn = Rotation.from_matrix(end[:3, :3] @ start[:3, :3].T).as_rotvec() * fraction
     result = np.eye(4)
-    if 0 <= fraction <= 1:
-        result[:3, :3] = Slerp([0, 1], rotations)(fraction).as_matrix()
-    else:
-        turn = (rotations[1] * rotations[0].inv()).as_rotvec() * fraction
-        result[:3, :3] = (Rotation.from_rotvec(turn) * rotations[0]).as_matrix()
+    result[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ start[:3, :3]
     result[:3, 3] = start[:3, 3] + fraction * (end[:3, 3] - start[:3, 3])
     return result
