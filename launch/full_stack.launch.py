@@ -17,6 +17,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    ExecuteProcess,
     OpaqueFunction,
     RegisterEventHandler,
     TimerAction,
@@ -125,12 +126,9 @@ def _player(args: dict[str, str], bag: str, wait_for: list[str]) -> list[LaunchD
         bag = str(cache / PACKAGE / "demo_bag")
         if not Path(bag).exists():
             made = [
-                Node(
-                    package=PACKAGE,
-                    executable=PACKAGE,
+                ExecuteProcess(
+                    cmd=["sparseoccvla", "bag", "demo", "--out", bag],
                     name="make_demo_bag",
-                    exec_name="make_demo_bag",
-                    arguments=["bag", "demo", "--out", bag],
                     output="screen",
                     prefix=_die_with_launch(),
                 )
