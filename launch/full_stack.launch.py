@@ -143,12 +143,24 @@ def _player(args: dict[str, str], bag: str, wait_for: list[str]) -> list[LaunchD
     player = _node(args, "replay_node", parameters, respawn=False)
     actions: list[LaunchDescriptionEntity] = [player]
     if made:
-        actions = [*made, RegisterEventHandler(OnProcessExit(target_action=made[0], on_exit=[player]))]
+        actions = [
+            *made,
+            RegisterEventHandler(OnProcessExit(target_action=made[0], on_exit=_when_made(player))),
+        ]
     if _flag(args, "exit_with_bag"):
         # A moment for results of the last set to reach whoever records.
         goodbye = TimerAction(period=1.0, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
         actions.append(RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[goodbye])))
     return actions
+
+
+def _when_made(player: Node):
+    def on_exit(event, _context: LaunchContext) -> LaunchDescriptionEntity:
+        if event.returncode == 0:
+            return player
+        return EmitEvent(event=Shutdown(reason="the demo bag could not be made"))
+
+    return on_exit
 
 
 def _rviz(share: Path, sim_time: bool) -> Node:

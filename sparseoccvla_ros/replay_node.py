@@ -92,6 +92,11 @@ class ReplayNode(StageNode):
             self._player.join(5.0)
             self._player = None
 
+    def failed_to_start(self) -> None:
+        """A player without a bag is of no use; whoever launched it should know."""
+        self.exit_code = 2
+        rclpy.try_shutdown()
+
     def facts(self) -> Mapping[str, object]:
         return {"messages published": self._published, "latest by": f"{self._late_s:.3f} s"}
 
@@ -110,6 +115,7 @@ class ReplayNode(StageNode):
                 passes += 1
         except InputError as error:
             self.health.raise_fault("play", Level.ERROR, str(error))
+            self.exit_code = 2
         self.get_logger().info(f"{self._published} messages played, at most {self._late_s * 1e3:.0f} ms late")
         if not self._stop.is_set():
             rclpy.try_shutdown()

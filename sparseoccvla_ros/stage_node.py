@@ -39,6 +39,7 @@ class StageNode(LifecycleNode):
         self.inputs: InputWatch | None = None
         self._inputs_of: list[Subscription] = []
         self._declared = False
+        self.exit_code = 0  # of the process, should this node end it
         if autostart:
             # One shot, after the executor runs: a constructor that loads a network answers nobody.
             self._start_timer = self.create_timer(0.0, self._start, clock=steady_clock())
@@ -59,6 +60,9 @@ class StageNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Let go of what `configure` made."""
+
+    def failed_to_start(self) -> None:
+        """What to do when `configure` failed; stay up and say so, so that it can be tried again."""
 
     def facts(self) -> Mapping[str, object]:
         """Numbers for diagnostics."""
@@ -98,6 +102,8 @@ class StageNode(LifecycleNode):
         self._start_timer.cancel()
         if self.trigger_configure() is TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+        else:
+            self.failed_to_start()
 
     def _run_hook(self, what: str, hook: Callable[[], None]) -> TransitionCallbackReturn:
         start = time.monotonic()
@@ -188,4 +194,4 @@ def spin_all(make_nodes: list[Callable[[], StageNode]], args: list[str] | None =
         for node in nodes:
             node.close()
         rclpy.try_shutdown()
-    return 0
+    return max((node.exit_code for node in nodes), default=0)

@@ -41,7 +41,9 @@ import sys
 
 from {module} import {function}
 
-sys.exit({function}())
+# Guarded: worker processes import this file again.
+if __name__ == "__main__":
+    sys.exit({function}())
 """
 
 SETUP_BASH = """\
