@@ -39,6 +39,8 @@ class StageNode(LifecycleNode):
         self.inputs: InputWatch | None = None
         self._inputs_of: list[Subscription] = []
         self._declared = False
+        self._bad_parameters: InputError | None = None
+        self._active = False
         self.exit_code = 0  # of the process, should this node end it
         if autostart:
             # One shot, after the executor runs: a constructor that loads a network answers nobody.
@@ -126,14 +128,20 @@ class StageNode(LifecycleNode):
 
     def _configure(self) -> None:
         if not self._declared:
-            self.declare()
             self._declared = True
-            params.refuse_unknown(self)
+            try:
+                self.declare()
+                params.refuse_unknown(self)
+            except InputError as error:
+                self._bad_parameters = error
+        if self._bad_parameters is not None:
+            raise self._bad_parameters  # they are read-only: another try finds the same
         self.configure()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         super().on_activate(state)  # publishers first: a callback may publish at once
         self.inputs = InputWatch(self, self.watch, DEMO_HINT)
+        self._active = True
         return self._run_hook("activate", self.activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -148,6 +156,9 @@ class StageNode(LifecycleNode):
         return self._run_hook("shut down", self._cleanup)
 
     def _deactivate(self) -> None:
+        if not self._active:
+            return
+        self._active = False
         self.deactivate()
         while self._inputs_of:
             self.destroy_subscription(self._inputs_of.pop())

@@ -61,10 +61,12 @@ class Graph:
             wait_for(lambda node=node: self.state(node) == "active", f"{node.get_name()} to be active")
 
     def close(self) -> None:
-        for node in self.nodes:
-            getattr(node, "close", node.destroy_node)()
-        rclpy.try_shutdown()
-        self._thread.join(5.0)
+        try:
+            for node in self.nodes:
+                getattr(node, "close", node.destroy_node)()
+        finally:
+            rclpy.try_shutdown()
+            self._thread.join(5.0)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
