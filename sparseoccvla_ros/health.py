@@ -160,7 +160,7 @@ class InputWatch:
                 reason
                 for p in publishers
                 for verdict, reason in [qos_check_compatible(p.qos_profile, wanted.qos)]
-                if verdict is QoSCompatibility.ERROR
+                if verdict == QoSCompatibility.ERROR
             ]
             if foreign:
                 why = f"is published as {', '.join(foreign)}, wanted {wanted.type_name}"

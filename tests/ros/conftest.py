@@ -62,11 +62,12 @@ class Graph:
 
     def close(self) -> None:
         try:
+            self.executor.shutdown()
+            self._thread.join(5.0)
             for node in self.nodes:
                 getattr(node, "close", node.destroy_node)()
         finally:
             rclpy.try_shutdown()
-            self._thread.join(5.0)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
