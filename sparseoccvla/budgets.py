@@ -80,10 +80,6 @@ BUDGETS = (
         SynchronizerConfig, "max_gap_s", Level.WARN, "memory is cleared",
     ),
     Budget(
-        "wait for odometry", "set handed on", "now", _N,
-        OdometryConfig, "wait_s", Level.OK, "poses are extrapolated",
-    ),
-    Budget(
         "extrapolated pose", "nearest odometry stamp", "camera stamp", _S,
         OdometryConfig, "max_extrapolation_s", Level.ERROR, "set is dropped",
     ),

@@ -175,9 +175,6 @@ class OdometryConfig(Checked):
         low=0.05,
         high=5.0,
     )
-    wait_s: float = setting(
-        0.05, "Longest wait for an odometry sample at or after t0.", unit="s", low=0.0, high=1.0
-    )
     jump_m: float = setting(
         2.0,
         "A pose this far from where the twist leads is a jump: memory is cleared.",

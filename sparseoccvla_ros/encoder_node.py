@@ -174,6 +174,15 @@ class EncoderNode(StageNode):
 
     def _on_odometry(self, message: Odometry) -> None:
         assert self.stage is not None
+        frames = (message.header.frame_id, message.child_frame_id)
+        if frames != (self.frames.odom, self.frames.base):
+            self.health.raise_fault(
+                "odometry frames",
+                Level.WARN,
+                f"odometry is of {frames[1] or '(empty)'} in {frames[0] or '(empty)'}, wanted "
+                f"{self.frames.base} in {self.frames.odom}: a map frame jumps; set frames.odom and "
+                "frames.base if yours are named otherwise",
+            )
         self.stage.add_odometry(*convert.odometry_sample(message))
 
     def _check_clock(self, stamp_ns: int, now_ns: int) -> None:

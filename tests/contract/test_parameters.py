@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sparseoccvla import config
+from tools.parameters_doc import PATH, names, text
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [
@@ -16,29 +17,26 @@ CONFIGS = [
     for item in vars(config).values()
     if isinstance(item, type) and is_dataclass(item) and issubclass(item, config.Checked)
 ]
-# Prefix of each group of parameters, as the nodes declare them.
-GROUPS = {
-    "encoder_node": {
-        "": config.ModelSource,
-        "sync": config.SynchronizerConfig,
-        "memory": config.MemoryConfig,
-        "odometry": config.OdometryConfig,
-        "camera": config.CameraTopicsConfig,
-        "frames": config.FramesConfig,
-        "watch": config.WatchConfig,
-    },
-}
-
-
-def names(groups: dict[str, type]) -> set[str]:
-    return {f"{prefix}.{f.name}".lstrip(".") for prefix, group in groups.items() for f in fields(group)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
 def test_yaml_overrides_only_parameters_that_exist(path):
     for node, content in yaml.safe_load(path.read_text()).items():
         given = set(content["ros__parameters"])
-        assert given <= names(GROUPS[node]), f"{path.name}: {given - names(GROUPS[node])}"
+        assert given <= names(node), f"{path.name}: {given - names(node)}"
+
+
+def test_the_document_is_that_of_the_settings():
+    assert PATH.read_text() == text(), "run: python -m tools.parameters_doc"
+
+
+@pytest.mark.parametrize("group", CONFIGS, ids=lambda group: group.__name__)
+def test_every_setting_is_read_somewhere(group):
+    """A parameter that nothing reads is a lie."""
+    files = [*(ROOT / "sparseoccvla").rglob("*.py"), *(ROOT / "sparseoccvla_ros").glob("*.py")]
+    code = "".join(path.read_text() for path in files if path.name not in ("config.py", "budgets.py"))
+    unread = [item.name for item in fields(group) if f".{item.name}" not in code]
+    assert unread == []
 
 
 @pytest.mark.parametrize("group", CONFIGS, ids=lambda group: group.__name__)
