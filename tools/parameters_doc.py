@@ -52,7 +52,8 @@ def _row(prefix: str, item: Field) -> str:
         f"{meta['low']:g} to {meta['high']:g}" if meta["low"] is not None and meta["high"] is not None else ""
     )
     shown = list(default) if isinstance(default, tuple) else default
-    return f"| `{prefix + '.' if prefix else ''}{item.name}` | {shown} | {meta['unit']} | {allowed} | {meta['doc']} |"
+    name = f"{prefix}.{item.name}".lstrip(".")
+    return f"| `{name}` | {shown} | {meta['unit']} | {allowed} | {meta['doc']} |"
 
 
 def text() -> str:
