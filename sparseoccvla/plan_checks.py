@@ -30,6 +30,8 @@ from sparseoccvla.geometry import wrap_angle
 _THINNING = 6.0
 # Standing vehicles keep their heading, give or take this for each step.
 _STANDING_TURN_RAD = 0.1
+# Our own braking at the limit must pass the limit, whatever the last bit says.
+_ROUNDING = 1e-6
 # How far the heading may lie from the way driven, beside what a turn explains.
 _SLIP_RAD = 0.35
 
@@ -128,7 +130,7 @@ def acceleration(plan: Trajectory, _start_speed_mps: float, config: GuardConfig)
         (float(change.max()), config.max_acceleration_mps2, "speeds up"),
         (float(-change.min()), config.max_deceleration_mps2, "brakes"),
     ):
-        if worst > limit:
+        if worst > limit + _ROUNDING:
             return _infeasible(f"{word} by {worst:.1f} m/s^2, at most {limit:g}")
     return None
 

@@ -15,6 +15,8 @@ from sparseoccvla.data.cli import make_demo_bag
 from sparseoccvla.data.messages import STREAM_QOS, camera_topics, typestore
 from sparseoccvla.summary import TRAJECTORIES, pictures_at, summarize
 
+pytestmark = pytest.mark.slow
+
 SECONDS, RATE_HZ = 1.0, 4.0
 
 

@@ -11,7 +11,7 @@ from subprocess import run
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla.config import GuardConfig
@@ -419,6 +419,7 @@ def test_a_check_of_ones_own_joins_the_others() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(speed=st.floats(-5, 40), yaw_rate=st.floats(-2, 2), braking_mps2=st.floats(0.5, 9))
+@example(speed=13.654539125803009, yaw_rate=0.0, braking_mps2=9.0)  # was refused by the last bit
 def test_braking_is_monotone_continuous_and_feasible(
     speed: float, yaw_rate: float, braking_mps2: float
 ) -> None:
