@@ -282,3 +282,9 @@ def test_folders_of_the_root_are_no_packages():
     """`import launch` must find ROS's, also when the root is on sys.path."""
     for name in ("launch", "config", "models", "msg", "tools", "tests"):
         assert not (ROOT / name / "__init__.py").exists()
+
+
+def test_no_two_test_files_share_a_name():
+    """launch_testing's plugin imports every test file by its bare name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
