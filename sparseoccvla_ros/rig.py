@@ -43,6 +43,7 @@ class Rig(Node):
         noise = np.random.default_rng(0).integers(0, 256, (*size_px, 3), np.uint8)
         self.jpeg = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (0, 0), 3))[1].tobytes()
         self._odom_ns = 0
+        self._origin_ns = time.time_ns()  # where the position is zero
 
     def _extrinsics(self, name: str) -> TransformStamped:
         translation, rotation = pose_from_matrix(CameraCalibration.fake(name).base_from_camera)
@@ -59,7 +60,7 @@ class Rig(Node):
         start_ns = max(self._odom_ns + step_ns, until_ns - 5 * NS_PER_S // 2)
         for stamp_ns in range(start_ns - start_ns % step_ns, until_ns + 1, step_ns):
             message = Odometry(header=convert.header(stamp_ns, "odom"), child_frame_id="base_link")
-            message.pose.pose.position.x = self.speed_mps * (stamp_ns % (1000 * NS_PER_S)) / NS_PER_S
+            message.pose.pose.position.x = self.speed_mps * (stamp_ns - self._origin_ns) / NS_PER_S
             message.pose.pose.orientation.w = 1.0
             message.twist.twist.linear.x = self.speed_mps
             self.odom.publish(message)

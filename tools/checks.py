@@ -25,6 +25,7 @@ from tools.bootstrap.errors import SetupError
 from tools.ros_env import ros_environment
 
 PYTEST_NO_TESTS = 5
+GRACE_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 SHARED_MEMORY = Path("/dev/shm")
 # Of all that lives there, what only ROS middlewares make; others on the machine have files there too.
@@ -119,7 +120,13 @@ def adopt_orphans() -> None:
 
 
 def end_orphans() -> list[str]:
-    """Kill every child of this process; their command lines. The dead are only buried."""
+    """Kill every child of this process; their command lines. The dead are only buried.
+
+    What is ending by itself, as multiprocessing's resource tracker does, gets a moment for it.
+    """
+    deadline = time.monotonic() + GRACE_S
+    while living_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
     found = []
     while children := living_children():
         for pid, command in children:
