@@ -20,7 +20,7 @@ Nothing here imports torch or ROS, so that the guard and every test can use it. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Any, Self
 
@@ -312,11 +312,6 @@ class OccupancyQueries:
     features: NDArray[np.floating]  # (Q, C)
     points_base_m: NDArray[np.floating]  # (Q, R, 3)
 
-    @property
-    def centers_base_m(self) -> NDArray[np.floating]:
-        """(Q, 3) mean of each query's points."""
-        return self.points_base_m.mean(axis=1)
-
     def validate(self) -> Self:
         check_array("OccupancyQueries.features", self.features, (None, None), "f")
         check_array("OccupancyQueries.points_base_m", self.points_base_m, (len(self.features), None, 3), "f")
@@ -566,6 +561,3 @@ class StageInfo:
     image_size_px: tuple[int, int] = (0, 0)  # height, width
     history_frames: int = 1
     extras: dict[str, str] = field(default_factory=dict)
-
-    def with_backend(self, backend: str, reason: str) -> StageInfo:
-        return replace(self, backend=backend, backend_reason=reason)

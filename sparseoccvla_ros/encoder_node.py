@@ -76,9 +76,9 @@ class EncoderNode(StageNode):
         assert self.stage is not None
         self.synchronizer = Synchronizer(self.sync)
         self.pool = ThreadPoolExecutor(self.topics.decode_threads, "decode")
-        self.worker = LatestWorker("encoder", self._encode)
+        self.worker = self.make_worker("encoder", self._encode)
         self.worker.start()
-        self.views = LatestWorker("views", self._publish_views, niceness=10)
+        self.views = self.make_worker("views", self._publish_views, niceness=10)
         self.views.start()
         self._uncalibrated: dict[str, CameraInfo] = {}
         self.tf = Buffer()

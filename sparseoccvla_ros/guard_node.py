@@ -32,7 +32,6 @@ class GuardNode(StageNode):
         self.guard: Guard | None = None
         self._sequence = 0
         self._sent: Counter[str] = Counter()
-        self._model = _NO_MODEL
 
     def declare(self) -> None:
         self.settings = params.declare(self, GuardConfig, "guard")

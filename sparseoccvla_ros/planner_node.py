@@ -53,7 +53,7 @@ class PlannerNode(StageNode):
 
     def activate(self) -> None:
         assert self.stage is not None
-        self.worker = LatestWorker("planner", self._plan)
+        self.worker = self.make_worker("planner", self._plan)
         self.worker.start()
         self.subscribe(OccupancyQueries, "occupancy/queries", self._on_queries, qos.RESULT)
         self.subscribe(Odometry, "odom", self._on_odometry, qos.ODOM)

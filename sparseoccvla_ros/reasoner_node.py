@@ -6,14 +6,13 @@ delay a token by more than the cores they share.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from queue import Full, Queue
-from threading import Thread, get_native_id
+from threading import Thread
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -36,7 +35,7 @@ from sparseoccvla.stages.reasoner import ReasonerStage
 from sparseoccvla_ros import convert, params, qos
 from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
-from sparseoccvla_ros.worker import LatestWorker
+from sparseoccvla_ros.worker import LatestWorker, be_nicer
 
 _WAITING_QUESTIONS = 4
 _ANSWER_NICENESS = 10
@@ -83,7 +82,7 @@ class ReasonerNode(StageNode):
 
     def activate(self) -> None:
         assert self.stage is not None
-        self.worker = LatestWorker("reasoner", self._reason)
+        self.worker = self.make_worker("reasoner", self._reason)
         self.worker.start()
         self._questions: Queue[_Question | None] = Queue(_WAITING_QUESTIONS)
         self._answerer = Thread(target=self._answer_all, name="answers", daemon=True)
@@ -247,7 +246,7 @@ class ReasonerNode(StageNode):
 
     def _answer_all(self) -> None:
         # Words wait for driving where both want the same core.
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _ANSWER_NICENESS)
+        be_nicer(_ANSWER_NICENESS)
         while (question := self._questions.get()) is not None:
             try:
                 self._answer(question)

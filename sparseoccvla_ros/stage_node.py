@@ -18,6 +18,7 @@ from sparseoccvla.config import WatchConfig
 from sparseoccvla.errors import InputError
 from sparseoccvla_ros import params
 from sparseoccvla_ros.health import Health, InputWatch, Level, steady_clock
+from sparseoccvla_ros.worker import LatestWorker
 
 _SWITCH_S = 0.0005
 DEMO_HINT = "Nothing to connect? Try `ros2 launch sparseoccvla full_stack.launch.py bag:=demo`"
@@ -97,6 +98,21 @@ class StageNode(LifecycleNode):
                 self.health.raise_fault(topic, Level.ERROR, f"{topic}: {error}")
 
         self._inputs_of.append(self.create_subscription(message_type, topic, guarded, qos))
+
+    def make_worker[Job](
+        self, name: str, work: Callable[[Job], None], niceness: int = 0
+    ) -> LatestWorker[Job]:
+        """A worker whose failure is a fault of the node, not its silent end; the next job is tried again."""
+
+        def guarded(job: Job) -> None:
+            try:
+                work(job)
+            except Exception:  # noqa: BLE001 (a thread that dies takes the node's voice with it)
+                self.health.raise_fault(name, Level.ERROR, f"{name} failed: {traceback.format_exc()}")
+            else:
+                self.health.clear(name)
+
+        return LatestWorker(name, guarded, niceness)
 
     # Lifecycle -----------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class VisualizerNode(StageNode):
         self._dashboard = publisher(CompressedImage, "visualizer/dashboard/compressed", qos.RESULT)
 
     def activate(self) -> None:
-        self.worker = LatestWorker("dashboard", self._draw)
+        self.worker = self.make_worker("dashboard", self._draw)
         self.worker.start()
         quiet = partial(self.subscribe, awaited=False)
         quiet(PlanProposal, "plan/proposal", self._on_proposal, qos.RESULT)

@@ -7,6 +7,14 @@ import threading
 from collections.abc import Callable
 
 
+def be_nicer(niceness: int) -> None:
+    """Let the present thread wait for others of the machine where both want the same core."""
+    if niceness > 0:  # only root may take it back, so 0 must not try
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(now + niceness, 19))
+
+
 class LatestWorker[Job]:
     """Runs `work(job)` in its own thread, never more than one job behind.
 
@@ -15,15 +23,8 @@ class LatestWorker[Job]:
     worker with a niceness above 0 waits for those without.
     """
 
-    def __init__(
-        self,
-        name: str,
-        work: Callable[[Job], None],
-        dropped: Callable[[Job], None] | None = None,
-        niceness: int = 0,
-    ) -> None:
+    def __init__(self, name: str, work: Callable[[Job], None], niceness: int = 0) -> None:
         self._work = work
-        self._on_dropped = dropped
         self._niceness = niceness
         self._condition = threading.Condition()
         self._slot: list[Job] = []
@@ -38,13 +39,9 @@ class LatestWorker[Job]:
     def submit(self, job: Job) -> None:
         """Put a job into the slot; a job still waiting there is dropped."""
         with self._condition:
-            old = self._slot.pop() if self._slot else None
-            self._slot.append(job)
-            if old is not None:
-                self.dropped += 1
+            self.dropped += len(self._slot)
+            self._slot = [job]
             self._condition.notify()
-        if old is not None and self._on_dropped is not None:
-            self._on_dropped(old)
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Finish the running job, drop the waiting one; False if the job did not end in time."""
@@ -57,7 +54,7 @@ class LatestWorker[Job]:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+        be_nicer(self._niceness)
         while True:
             with self._condition:
                 while not self._slot and not self._stopping:

@@ -209,6 +209,22 @@ def test_overload_drops_old_sets_and_counts_them(graph):
     assert bench.t0s() == sorted(bench.t0s())
 
 
+def test_a_network_that_fails_is_an_error_and_the_next_set_is_tried(graph):
+    bench = Bench(graph)
+    good = bench.node.stage.encoder.extract
+
+    def fail(inputs):
+        raise RuntimeError("out of memory")
+
+    bench.node.stage.encoder.extract = fail
+    bench.drive(2)
+    assert "encoder failed" in bench.wait_diagnosis("out of memory")
+    assert bench.queries == []
+    bench.node.stage.encoder.extract = good
+    bench.drive(2)
+    bench.wait_sets(2)
+
+
 def test_nothing_is_decoded_or_computed_in_the_executor_thread(graph):
     bench = Bench(graph)
     threads = set()
