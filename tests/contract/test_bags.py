@@ -258,6 +258,7 @@ def test_the_can_bus_gives_the_twist_where_it_has_records(root, tmp_path):
         assert (twist.linear.x, twist.angular.z) == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 def test_missing_sweeps_leave_a_keyframe_bag_and_are_counted(tmp_path):
     root = make_root(tmp_path / "root", keyframes=3)
     for file in root.glob("sweeps/CAM_*/*"):
@@ -294,6 +295,7 @@ def test_bad_data_sets_are_refused_by_name_without_a_half_bag(tmp_path):
     assert "ego_pose.json is missing; wanted a complete nuScenes data set" in refused(root, out)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_one_line_and_exits_with_2(tmp_path):
     done = run("from-nuscenes", "--dataroot", tmp_path, "--scene", "scene-0001", "--out", tmp_path / "bag")
     assert done.returncode == 2

@@ -120,6 +120,7 @@ def test_colcon_recognizes_both_packages(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_colcon_would_silently_downgrade_a_package_with_a_broken_manifest(tmp_path):
     """The control: an address that catkin_pkg refuses turns the package into plain Python."""
     manifest = copy_manifests(tmp_path) / "sparseoccvla" / "package.xml"

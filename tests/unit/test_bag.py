@@ -174,6 +174,7 @@ def test_a_cut_recording_is_always_reported(damageable, fraction):
         opened(bag)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**31), st.integers(1, 255), st.integers(1, 8))
 def test_flipped_bytes_give_messages_or_a_bag_error_never_anything_else(damageable, place, flip, length):

@@ -84,6 +84,7 @@ def test_without_a_spread_the_first_offsets_learn_nothing() -> None:
     assert net.layers[0].sampling.offset.weight.grad.abs().sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [OPUS, ROUND], ids=["opus", "round"])
 def test_the_loss_falls_on_one_batch(config: EncoderConfig) -> None:
     net = network(config).train()

@@ -100,6 +100,7 @@ def test_item_means_are_the_mean_of_answers() -> None:
     assert set(means.result()) == set(SCORES)
 
 
+@pytest.mark.slow
 def test_meteor_without_its_data_says_which_and_how(monkeypatch) -> None:
     def missing(text: str) -> list[str]:
         raise LookupError(text)

@@ -11,6 +11,8 @@ from sparseoccvla.metrics.polygons import rectangles_touch
 from sparseoccvla.world import CameraRig, Drive, Renderer, Scene, rollout
 from sparseoccvla.world.ego import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M
 
+pytestmark = pytest.mark.slow
+
 SIZE_PX = (176, 96)
 
 
@@ -70,9 +72,9 @@ def test_the_same_seed_gives_the_same_drive_and_another_seed_another(scene, driv
     ("seed", "city"),
     [
         (1, "leftville"),
-        pytest.param(0, "rightville", marks=pytest.mark.slow),
-        pytest.param(2, "leftville", marks=pytest.mark.slow),
-        pytest.param(3, "rightville", marks=pytest.mark.slow),
+        (0, "rightville"),
+        (2, "leftville"),
+        (3, "rightville"),
     ],
 )
 def test_the_expert_drives_as_a_vehicle_can_and_hits_nothing(seed, city):
@@ -98,7 +100,6 @@ def test_the_ground_is_not_flat(drive):
     assert np.ptp(drive.ego[:, 4]) > 1e-3
 
 
-@pytest.mark.slow
 def test_events_are_seen_before_the_expert_reacts():
     events = [e for seed in range(4) for e in rollout(Scene.make(seed, "rightville"), 20.0).events]
     both = [e for e in events if e.visible_ns and e.react_ns]
