@@ -295,9 +295,8 @@ class ModelSource(Checked):
 
 @dataclass(frozen=True)
 class FramesConfig(Checked):
-    """Names of coordinate frames (REP-105)."""
+    """Names of coordinate frames (REP-105). The vehicle's is always base_link: outputs carry it."""
 
-    base: str = setting("base_link", "Vehicle frame: rear axle center on the ground.")
     odom: str = setting("odom", "Frame of the odometry poses; smooth, never map.")
 
 

@@ -137,18 +137,18 @@ def tensor_array(message: Tensor) -> NDArray[Any]:
 # Cameras and vehicle -------------------------------------------------------------------------------
 
 
-def compressed_image(camera: str, message: CompressedImage, offset_ns: int) -> EncodedImage:
+def compressed_image(camera: str, message: CompressedImage) -> EncodedImage:
     """`message.format` is "jpeg", "png" or image_transport's "bgr8; jpeg compressed bgr8"."""
     encoding = "png" if "png" in message.format.lower() else "jpeg"
-    return EncodedImage(camera, time_ns(message.header.stamp) + offset_ns, memoryview(message.data), encoding)
+    return EncodedImage(camera, time_ns(message.header.stamp), memoryview(message.data), encoding)
 
 
-def raw_image(camera: str, message: Image, offset_ns: int) -> EncodedImage:
+def raw_image(camera: str, message: Image) -> EncodedImage:
     if message.is_bigendian and message.encoding not in ("rgb8", "bgr8", "rgba8", "bgra8", "mono8"):
         raise ContractError(f"{camera} sends big-endian {message.encoding}, wanted an 8-bit encoding")
     return EncodedImage(
         camera,
-        time_ns(message.header.stamp) + offset_ns,
+        time_ns(message.header.stamp),
         memoryview(message.data),
         message.encoding,
         message.width,

@@ -83,13 +83,11 @@ class EncoderNode(StageNode):
         self._uncalibrated: dict[str, CameraInfo] = {}
         self.tf = Buffer()
         self._tf_listener = TransformListener(self.tf, self, spin_thread=False)
-        offsets = self.sync.stamp_offsets_s or (0.0,) * len(self.sync.cameras)
         camera_qos = qos.camera(self.topics.reliability)
         image_type = _IMAGE_TYPES[self.topics.transport]
-        for camera, offset_s in zip(self.sync.cameras, offsets, strict=True):
+        for camera in self.sync.cameras:
             topic = f"{camera}/{_IMAGE_TOPICS[self.topics.transport]}"
-            on_image = partial(self._on_image, camera, round(offset_s * NS_PER_S))
-            self.subscribe(image_type, topic, on_image, camera_qos)
+            self.subscribe(image_type, topic, partial(self._on_image, camera), camera_qos)
             on_info = partial(self._on_camera_info, camera)
             self.subscribe(CameraInfo, f"{camera}/camera_info", on_info, camera_qos)
         self.subscribe(Odometry, "odom", self._on_odometry, qos.ODOM)
@@ -126,10 +124,10 @@ class EncoderNode(StageNode):
 
     # Executor thread: hand over only ------------------------------------------------------------
 
-    def _on_image(self, camera: str, offset_ns: int, message: CompressedImage | Image) -> None:
+    def _on_image(self, camera: str, message: CompressedImage | Image) -> None:
         received_s = time.monotonic()
         read = convert.compressed_image if isinstance(message, CompressedImage) else convert.raw_image
-        image: EncodedImage = read(camera, message, offset_ns)
+        image: EncodedImage = read(camera, message)
         now_ns = self.now_ns()
         self._check_clock(image.stamp_ns, now_ns)
         assert self.stage is not None
@@ -156,13 +154,13 @@ class EncoderNode(StageNode):
         assert self.stage is not None
         frame = message.header.frame_id
         try:
-            transform = self.tf.lookup_transform(self.frames.base, frame, Time())
+            transform = self.tf.lookup_transform(convert.BASE_FRAME, frame, Time())
         except TransformException as error:
             self._uncalibrated[camera] = message
             self.health.raise_fault(
                 f"{camera} extrinsics",
                 Level.WARN,
-                f"no transform from {frame or '(empty frame_id)'} to {self.frames.base} for {camera}: "
+                f"no transform from {frame or '(empty frame_id)'} to {convert.BASE_FRAME} for {camera}: "
                 f"{error}; publish it on /tf_static",
             )
             return
@@ -175,13 +173,13 @@ class EncoderNode(StageNode):
     def _on_odometry(self, message: Odometry) -> None:
         assert self.stage is not None
         frames = (message.header.frame_id, message.child_frame_id)
-        if frames != (self.frames.odom, self.frames.base):
+        if frames != (self.frames.odom, convert.BASE_FRAME):
             self.health.raise_fault(
                 "odometry frames",
                 Level.WARN,
                 f"odometry is of {frames[1] or '(empty)'} in {frames[0] or '(empty)'}, wanted "
-                f"{self.frames.base} in {self.frames.odom}: a map frame jumps; set frames.odom and "
-                "frames.base if yours are named otherwise",
+                f"{convert.BASE_FRAME} in {self.frames.odom}: a map frame jumps; set frames.odom if yours is "
+                "named otherwise",
             )
         self.stage.add_odometry(*convert.odometry_sample(message))
 

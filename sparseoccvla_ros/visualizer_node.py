@@ -156,7 +156,7 @@ class VisualizerNode(StageNode):
 
 
 def _picture(camera: str, message: CompressedImage) -> NDArray[np.uint8]:
-    return decode(convert.compressed_image(camera, message, 0), at_least_px=(173, 308))
+    return decode(convert.compressed_image(camera, message), at_least_px=(173, 308))
 
 
 def _marker(header: Any, namespace: str, number: int, kind: int) -> Marker:

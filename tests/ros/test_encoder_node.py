@@ -82,6 +82,14 @@ def test_each_set_becomes_queries_stamped_with_the_front_camera(graph):
     assert [message.provenance.sequence for message in bench.queries] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_stamp_offset_moves_t0_once(graph):
+    """A driver that stamps 20 ms late is corrected by 20 ms, not by 40."""
+    bench = Bench(graph, sync__stamp_offsets_s=[-0.02] * len(CAMERA_NAMES))
+    sent = bench.drive(3)
+    bench.wait_sets(3)
+    assert bench.t0s() == [t0_ns - 20_000_000 for t0_ns in sent]
+
+
 def test_a_missing_camera_is_masked_and_named_and_costs_no_more_than_the_deadline(graph):
     bench = Bench(graph, sync__deadline_s=0.1)
     bench.drive(2)
