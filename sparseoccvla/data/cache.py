@@ -192,6 +192,10 @@ class SampleCache:
             np.array(t.base_from_label[index]),
         )
 
+    def odom_from_base(self, index: int) -> NDArray[np.float64]:
+        """(4, 4) at t0, in the odom frame of the sample's scene: places samples of a scene to each other."""
+        return np.array(self._views.odom_from_base[self._truths.view[index]])
+
     def occupancy(self, index: int) -> OccupancyLabel | None:
         """The label in base_link at its own time, None where the data set has none."""
         if not self._truths.labeled[index]:

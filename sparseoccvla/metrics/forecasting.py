@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseoccvla.contracts import FORECAST_HORIZONS_S, FREE_CLASS, OCC3D_GRID, VoxelGrid
-from sparseoccvla.geometry import transform
 from sparseoccvla.metrics.occupancy import Convention, Mask, OccupancyMetric
 
 
@@ -42,10 +41,19 @@ def regrid(
     Returns:
         Labels (X, Y, Z) in the future frame, free where nothing was forecast, and where something was.
     """
-    centers = grid.centers_m(np.moveaxis(np.indices(grid.shape), 0, -1))
-    index, inside = grid.indices(transform(present_from_future, centers))
+    # Centers form a lattice: each coordinate of the moved ones is a sum of three vectors, one for an axis.
+    x, y, z = (
+        lo + (np.arange(n) + 0.5) * grid.voxel_size_m for lo, n in zip(grid.min_m, grid.shape, strict=True)
+    )
+    inside = np.ones(grid.shape, bool)
+    flat = np.zeros(grid.shape, np.int64)
+    for row, lo, n in zip(np.asarray(present_from_future)[:3], grid.min_m, grid.shape, strict=True):
+        coordinate = (row[0] * x)[:, None, None] + (row[1] * y)[:, None] + (row[2] * z + row[3] - lo)
+        index = np.floor(coordinate / grid.voxel_size_m).astype(np.int64)
+        inside &= (index >= 0) & (index < n)
+        flat = flat * n + index
     moved = np.full(grid.shape, FREE_CLASS, labels.dtype)
-    moved[inside] = labels[tuple(index[inside].T)]
+    moved[inside] = labels.ravel()[flat[inside]]
     return moved, inside
 
 
