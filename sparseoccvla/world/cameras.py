@@ -72,7 +72,7 @@ class CameraRig:
         for name in CAMERA_NAMES:
             position, degrees, focal, milliseconds = _RIG[name]
             cameras.append(
-                RigCamera(name, _looking(position, np.deg2rad(degrees)), focal, round(milliseconds * 1e6))
+                RigCamera(name, looking(position, np.deg2rad(degrees)), focal, round(milliseconds * 1e6))
             )
         return cls(tuple(cameras))
 
@@ -91,7 +91,8 @@ class CameraRig:
         return CameraRig(tuple(wrong if other is camera else other for other in self.cameras))
 
 
-def _looking(position_m: tuple[float, float, float], yaw_rad: float) -> NDArray[np.float64]:
+def looking(position_m: tuple[float, float, float], yaw_rad: float) -> NDArray[np.float64]:
+    """Pose (4, 4) in base_link of an eye (z forward, x right, y down) that looks along the ground plane."""
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     matrix = np.eye(4)
     matrix[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array(

@@ -182,6 +182,15 @@ class Ground:
         return lifted
 
     @cached_property
+    def corners_m(self) -> NDArray[np.float32]:
+        """Heights (ny, nx) of the fine mesh's vertices, `MESH_CELL_M` apart from `origin_m` on."""
+        step = int(MESH_CELL_M / CELL_M)
+        ny, nx = self.fields.shape[1:]
+        x = self.origin_m[0] + CELL_M * np.arange(0, nx, step)
+        y = self.origin_m[1] + CELL_M * np.arange(0, ny, step)
+        return self.height_m(np.stack(np.meshgrid(x, y), axis=-1)).astype(np.float32)
+
+    @cached_property
     def mesh(self) -> NDArray[np.float32]:
         """Triangles (P, 3, 3) that face up: fine near the roads, coarse to the horizon."""
         ny, nx = (np.array(self.fields.shape[1:]) - 1) * CELL_M
@@ -217,6 +226,22 @@ def sample_fields(fields: Tensor, origin_m: tuple[float, float], points_m: Tenso
         fields[None], unit[None, None], mode="bilinear", padding_mode="border", align_corners=True
     )
     return result[0, :, 0]
+
+
+def mesh_height(corners_m: Tensor, origin_m: tuple[float, float], points_m: Tensor) -> Tensor:
+    """Height (N,) of the fine mesh with vertices `Ground.corners_m` at points (N, 2)."""
+    rows, columns = corners_m.shape
+    x, y = ((points_m - torch.tensor(origin_m, device=points_m.device)) / MESH_CELL_M).unbind(dim=1)
+    column, row = x.floor().clamp(0, columns - 2), y.floor().clamp(0, rows - 2)
+    x, y = x - column, y - row
+    a = (row * columns + column).to(torch.int64)
+    flat = corners_m.reshape(-1)
+    # Two triangles in each cell meet along its diagonal; the third corner is right below or left above it.
+    right = x > y
+    third = flat.index_select(0, torch.where(right, a + 1, a + columns))
+    near, far = flat.index_select(0, a), flat.index_select(0, a + columns + 1)
+    larger, smaller = torch.maximum(x, y), torch.minimum(x, y)
+    return near + larger * (third - near) + smaller * (far - third)
 
 
 def classify(fields: Tensor) -> Tensor:
