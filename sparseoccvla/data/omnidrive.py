@@ -1,7 +1,8 @@
 """OmniDrive-nuScenes language: what is said about a keyframe.
 
 Files are `<dataroot>/<kind>/<train or val>/<sample token>.json`: desc {"description", "action"}, conv
-and vqa lists of {"question", "answer"}, keywords a bare string.
+and vqa lists of {"question", "answer"}, keywords a bare string. Generated roots add to a question its
+"type", if one short answer is right, and "held_out", if training never asks in these words.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class QuestionAnswer:
     kind: str  # "conv" or "vqa"
     question: str
     answer: str
+    type: str = ""  # of a closed question; "" for an open one
+    held_out: bool = False  # in words that training never sees
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ def read_language(dataroot: Path, sample_token: str) -> Language:
         description.get("action", ""),
         _read(dataroot, "keywords", sample_token, _text) or "",
         tuple(
-            QuestionAnswer(kind, question, answer)
+            QuestionAnswer(kind, *entry)
             for kind in ("conv", "vqa")
-            for question, answer in _read(dataroot, kind, sample_token, _pairs) or ()
+            for entry in _read(dataroot, kind, sample_token, _pairs) or ()
         ),
     )
 
@@ -75,8 +78,16 @@ def _description(value: Any) -> dict[str, str]:
     return {"description": _text(value["description"]), "action": _text(value["action"])}
 
 
-def _pairs(value: Any) -> list[tuple[str, str]]:
-    return [(_text(pair["question"]), _text(pair["answer"])) for pair in value]
+def _pairs(value: Any) -> list[tuple[str, str, str, bool]]:
+    return [
+        (
+            _text(pair["question"]),
+            _text(pair["answer"]),
+            _text(pair.get("type", "")),
+            bool(pair.get("held_out", False)),
+        )
+        for pair in value
+    ]
 
 
 def _text(value: Any) -> str:
