@@ -13,6 +13,7 @@ _VICUNA_SYSTEM = (
 PLANNING_QUESTION = (
     "Assign a score to each trajectory anchor, given what you observe and how you judge the situation."
 )
+DESCRIPTION_QUESTION = "Describe the driving scene."  # data sets with descriptions name no question
 
 
 @dataclass(frozen=True)
