@@ -31,6 +31,7 @@ class Scene:
     """Built by `Scene.make`; immutable, and the same for the same arguments."""
 
     seed: int
+    colors: int  # the seed of all paint
     city: City
     sky: Sky
     network: Network
@@ -91,8 +92,8 @@ class Scene:
         traffic = zip(*make_traffic(seed, palette, network, ego, command), strict=True)
         hazards = book.choose(seed, remove, add)
         return cls(
-            seed, town, sky, network, ground, ego, command, tuple(standing), tuple(traffic), hazards,
-            tuple(book.hazards),
+            seed, palette, town, sky, network, ground, ego, command, tuple(standing), tuple(traffic),
+            hazards, tuple(book.hazards),
         )  # fmt: skip
 
     def without(self, hazard: str) -> Scene:
