@@ -58,6 +58,7 @@ setup(
     python_requires=">=3.12",
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
+    package_data={"sparseoccvla.world": ["*.json"]},
     zip_safe=False,
     cmdclass={"build_py": BuildWithSource},
     data_files=[
