@@ -54,6 +54,8 @@ class SceneAgents:
         for keyframe in scene.keyframes:
             for box in keyframe.boxes:
                 self._tracks[box.instance].append((keyframe.stamp_ns, box))
+        for stamp_ns, box in scene.boxes_after:
+            self._tracks[box.instance].append((stamp_ns, box))
 
     def at(self, index: int) -> Agents:
         """Agents annotated at keyframe `index`, now and at every step of the horizon."""

@@ -29,6 +29,7 @@ from sparseoccvla.contracts import (
 )
 from sparseoccvla.data.agents import Agents
 from sparseoccvla.data.augment import AugmentationConfig, random_color, random_fit, random_jitter
+from sparseoccvla.data.commands import FUTURE_TRAJECTORY
 from sparseoccvla.data.occ3d import OccupancyLabel
 from sparseoccvla.data.omnidrive import Language, QuestionAnswer
 from sparseoccvla.data.samples import Sample, Truth
@@ -36,7 +37,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla.images import Fit, fit
 from sparseoccvla.memory import select_history
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "cache.json"
 VOXELS = int(np.prod(OCC3D_GRID.shape))
 
@@ -83,6 +84,9 @@ class Truths:
     ego_past: NDArray[np.float64]  # (n, 4, 3)
     ego_valid: NDArray[np.bool_]  # (n, 6) motion, steering, four past poses
     command: NDArray[np.uint8]
+    routed: NDArray[np.bool_]  # the command is a route's
+    hazards: NDArray[np.uint32]  # bit i: one of kind i of the manifest's `hazards` is in sight
+    needs_sight: NDArray[np.bool_]
     future: NDArray[np.float64]  # (n, S, 3)
     future_valid: NDArray[np.bool_]  # (n, S)
     base_from_label: NDArray[np.float64]  # (n, 4, 4)
@@ -146,6 +150,7 @@ class SampleCache:
         self.tokens: list[str] = self.manifest["tokens"]
         self.scenes: list[str] = self.manifest["scenes"]
         self.missing: dict[str, int] = self.manifest["missing"]  # what the data set lacks, counted
+        self.hazard_kinds: list[str] = self.manifest["hazards"]
         self._views = _open(folder, Views)
         self._truths = _open(folder, Truths)
         self._flat = _open(folder, Flat)
@@ -158,6 +163,11 @@ class SampleCache:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def needs_sight(self) -> NDArray[np.bool_]:
+        """(n,) samples whose plan needs eyes: a hazard is in sight that nobody has reacted to yet."""
+        return np.array(self._truths.needs_sight)
 
     def truth(self, index: int) -> Truth:
         """All but pictures, occupancy and language."""
@@ -190,6 +200,9 @@ class SampleCache:
                 np.array(flat.agent_kinds[agents]),
             ),
             np.array(t.base_from_label[index]),
+            "route" if t.routed[index] else FUTURE_TRAJECTORY,
+            tuple(kind for bit, kind in enumerate(self.hazard_kinds) if t.hazards[index] >> bit & 1),
+            bool(t.needs_sight[index]),
         )
 
     def odom_from_base(self, index: int) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ def _build(
     threads: int,
 ) -> None:
     with ExitStack() as stack:
-        writer = _Writer(work, stack)
+        writer = _Writer(work, stack, _hazard_kinds(tables))
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         for number, name in enumerate(scenes):
             progress(number, len(scenes))
@@ -125,9 +125,16 @@ def _build(
         **identity,
         "scenes": scenes,
         "tokens": writer.tokens,
+        "hazards": writer.hazard_kinds,
         "missing": {what: count for what, count in sorted(writer.missing.items()) if count},
     }
     (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _hazard_kinds(tables: Tables) -> list[str]:
+    if not tables.has("events"):
+        return []
+    return sorted({row["kind"] for row in tables.rows("events").values()})
 
 
 def _stored_pictures(
@@ -157,7 +164,8 @@ def _stored_pictures(
 class _Writer:
     """Appends to array files, so that a split never lies in memory."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, hazard_kinds: list[str]) -> None:
+        self.hazard_kinds = hazard_kinds
         self.tokens: list[str] = []
         self.missing: Counter[str] = Counter()
         self._folder = folder
@@ -210,6 +218,9 @@ class _Writer:
             ego_past=ego.past_poses,
             ego_valid=(ego.motion_valid, ego.steering_valid, *ego.past_valid),
             command=np.uint8(truth.command),
+            routed=truth.command_source == "route",
+            hazards=np.uint32(sum(1 << self.hazard_kinds.index(kind) for kind in set(truth.hazards))),
+            needs_sight=truth.needs_sight,
             future=truth.future,
             future_valid=truth.future_valid,
             base_from_label=truth.base_from_label,

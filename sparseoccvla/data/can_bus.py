@@ -17,6 +17,8 @@ from sparseoccvla.contracts import NS_PER_S
 from sparseoccvla.data.tables import DataSetError
 
 NS_PER_US = 1_000
+# Steering wheel to road wheels; from speed, yaw rate and steering of real records (wheelbase 2.588 m).
+STEERING_RATIO = 16.3
 MAX_GAP_S = 0.1  # `pose` comes at 50 Hz; over a longer hole nothing is interpolated
 
 

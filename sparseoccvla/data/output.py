@@ -13,7 +13,7 @@ from pathlib import Path
 from sparseoccvla.errors import InputError
 
 # What only writing can raise: a full disk, a quota, a limit on the size of a file.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputError(InputError):
@@ -50,7 +50,7 @@ def new_folder(target: Path, is_ours: Callable[[Path], bool], needed_bytes: int 
         nursery.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't make {nursery}: {error.strerror}; choose another --out") from error
-    with _exclusive(nursery, target):
+    with exclusive(nursery, target):
         try:
             _clear(nursery)
             _check_room(nursery, needed_bytes)
@@ -59,7 +59,7 @@ def new_folder(target: Path, is_ours: Callable[[Path], bool], needed_bytes: int 
             yield work
             _replace(target, work, nursery / "replaced")
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             raise OutputError(
                 f"no room for {target}: {error.strerror}; nothing of it was left behind. "
@@ -70,7 +70,12 @@ def new_folder(target: Path, is_ours: Callable[[Path], bool], needed_bytes: int 
 
 
 @contextmanager
-def _exclusive(folder: Path, target: Path) -> Iterator[None]:
+def exclusive(folder: Path, target: Path) -> Iterator[None]:
+    """Keep other processes from `folder` for the length of the block.
+
+    Raises:
+        OutputError: one is there; it is said to be writing `target`.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

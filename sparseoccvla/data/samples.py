@@ -15,12 +15,12 @@ from sparseoccvla.contracts import Command, EgoState, EncoderInput
 from sparseoccvla.data.agents import Agents, SceneAgents
 from sparseoccvla.data.camera_views import CameraViews, scene_views
 from sparseoccvla.data.can_bus import CanMotion
-from sparseoccvla.data.commands import command_from_future
+from sparseoccvla.data.commands import FUTURE_TRAJECTORY, command_from_future
 from sparseoccvla.data.future import future_poses
 from sparseoccvla.data.motion import scene_odometry
 from sparseoccvla.data.occ3d import OccupancyLabel
 from sparseoccvla.data.omnidrive import Language
-from sparseoccvla.data.scene import Scene
+from sparseoccvla.data.scene import Marks, Scene
 from sparseoccvla.ego_state import EgoHistory
 from sparseoccvla.geometry import inverse
 
@@ -33,11 +33,14 @@ class Truth:
     scene: str
     t0_ns: int
     ego: EgoState
-    command: Command  # from the future trajectory, not a route
+    command: Command
     future: NDArray[np.float64]  # (S, 3) x_m, y_m, yaw_rad
     future_valid: NDArray[np.bool_]  # (S,)
     agents: Agents
     base_from_label: NDArray[np.float64]  # (4, 4) from base_link at the label's (lidar) time
+    command_source: str = FUTURE_TRAJECTORY  # "route" where the data set knows it
+    hazards: tuple[str, ...] = ()  # kinds of those in sight; only generated roots know
+    needs_sight: bool = False  # only sight tells what the expert will do
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,21 @@ def scene_samples(scene: Scene, can: CanMotion | None, sweeps: bool) -> SceneSam
         t0_ns = keyframe.t0_ns
         future, valid = future_poses(scene.track, t0_ns)
         global_from_base = scene.track.at(t0_ns)[0]
+        marks = keyframe.marks or Marks(command_from_future(future, valid), FUTURE_TRAJECTORY, (), False)
         truths.append(
             Truth(
                 keyframe.token,
                 scene.name,
                 t0_ns,
                 history.at(t0_ns),
-                command_from_future(future, valid),
+                marks.command,
                 future,
                 valid,
                 agents.at(index),
                 inverse(global_from_base) @ scene.pose_of_labels(keyframe),
+                marks.command_source,
+                marks.hazards,
+                marks.needs_sight,
             )
         )
     place = {view.t0_ns: number for number, view in enumerate(views)}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseoccvla.contracts import CAMERA_NAMES, CameraCalibration
+from sparseoccvla.contracts import CAMERA_NAMES, CameraCalibration, Command
 from sparseoccvla.data.tables import LIDAR_CHANNEL, DataSetError, Row, Tables, pose_matrix
 from sparseoccvla.geometry import PoseTrack
 
 NS_PER_US = 1_000
+AFTER_STEP_S = 0.1  # between ego poses after the last keyframe of a generated scene
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What a generated root says of a keyframe: its route and its hazards."""
+
+    command: Command  # of the route, at t0
+    command_source: str
+    hazards: tuple[str, ...]  # kinds of those in sight
+    # A hazard is in sight, the expert has not acted on it yet, but will within the horizon of a plan.
+    needs_sight: bool
+
+
+@dataclass(frozen=True)
 class Keyframe:
     """A sample: one picture of each camera and a lidar turn, with boxes at the lidar's time."""
 
@@ -47,6 +59,7 @@ class Keyframe:
     stamp_ns: int  # of the lidar: boxes and occupancy labels belong to it
     frames: dict[str, Frame]  # by sensor
     boxes: tuple[Box, ...]
+    marks: Marks | None = None  # only of generated roots
 
     @property
     def t0_ns(self) -> int:
@@ -59,7 +72,8 @@ class Scene:
     """Everything recorded in one scene.
 
     `track` has the ego pose of every recording; real data sets give each camera picture its own, so
-    that the pose at a picture's stamp is exact.
+    that the pose at a picture's stamp is exact. Generated ones say in afterwards.json where ego and boxes
+    are after the last keyframe, so that the future of late keyframes is known, too.
     """
 
     name: str
@@ -70,6 +84,7 @@ class Scene:
     keyframes: tuple[Keyframe, ...]
     frames: dict[str, tuple[Frame, ...]]  # by sensor, sweeps included, in time order
     track: PoseTrack  # global_from_base
+    boxes_after: tuple[tuple[int, Box], ...] = ()  # by stamp, after the last keyframe
 
     def pose_of_labels(self, keyframe: Keyframe) -> NDArray[np.float64]:
         """`global_from_base` (4, 4) that boxes and occupancy labels refer to: that of the lidar turn."""
@@ -122,8 +137,10 @@ def load_scene(tables: Tables, name: str) -> Scene:
                 int(sample["timestamp"]) * NS_PER_US,
                 of_sample,
                 tuple(_box(tables, box) for box in tables.boxes_of_sample.get(sample["token"], ())),
+                _marks(tables, sample),
             )
         )
+    boxes_after = _afterwards(tables, row, keyframes, poses)
     stamps = sorted(poses)
     lidar = calibrations.get(LIDAR_CHANNEL.lower())
     return Scene(
@@ -139,6 +156,38 @@ def load_scene(tables: Tables, name: str) -> Scene:
         tuple(keyframes),
         {sensor: tuple(sorted(found, key=lambda frame: frame.stamp_ns)) for sensor, found in frames.items()},
         PoseTrack(tuple(stamps), tuple(poses[stamp] for stamp in stamps)),
+        boxes_after,
+    )
+
+
+def _marks(tables: Tables, sample: Row) -> Marks | None:
+    if not tables.has("keyframes"):
+        return None
+    who = f"sample {sample['token']}"
+    row = tables.get("keyframes", sample["token"], who)
+    return Marks(
+        Command[row["command"]],
+        row["command_source"],
+        tuple(tables.get("events", token, who)["kind"] for token in row["events"]),
+        row["needs_sight"],
+    )
+
+
+def _afterwards(
+    tables: Tables, scene: Row, keyframes: list[Keyframe], poses: dict[int, NDArray[np.float64]]
+) -> tuple[tuple[int, Box], ...]:
+    """Boxes after the last keyframe; adds the ego poses there to `poses`."""
+    if not tables.has("afterwards"):
+        return ()
+    row = tables.get("afterwards", scene["token"], f"scene {scene['name']}")
+    poses.update({int(pose["timestamp"]) * NS_PER_US: pose_matrix(pose) for pose in row["ego_poses"]})
+    known = {box.instance: box for keyframe in keyframes for box in keyframe.boxes}
+    return tuple(
+        (
+            int(later["timestamp"]) * NS_PER_US,
+            replace(known[later["instance_token"]], global_from_box=pose_matrix(later)),
+        )
+        for later in row["boxes"]
     )
 
 

@@ -51,6 +51,10 @@ class Tables:
             self._loaded[table] = self._read(table)
         return self._loaded[table]
 
+    def has(self, table: str) -> bool:
+        """Whether the version has this table at all; only those beyond nuScenes may be absent."""
+        return table in self._loaded or self._file(table).exists()
+
     def get(self, table: str, token: str, asked_by: str) -> Row:
         """One row; `asked_by` says in the error who refers to it."""
         row = self.rows(table).get(token)

@@ -328,7 +328,7 @@ def test_a_damaged_cache_is_named(root, tmp_path):
     with pytest.raises(CacheError, match=r"pictures.npy is missing or damaged .* delete the cache"):
         SampleCache(folder)
     (folder / "cache.json").write_text('{"format": 0}')
-    with pytest.raises(CacheError, match="has format 0, wanted 1; delete it"):
+    with pytest.raises(CacheError, match="has format 0, wanted 2; delete it"):
         SampleCache(folder)
     with pytest.raises(CacheError, match="is no cache of samples"):
         SampleCache(tmp_path)
