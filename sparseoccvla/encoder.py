@@ -144,7 +144,12 @@ class Encoder(nn.Module):
         return [stack_views(level.unflatten(0, (batch, cameras))) for level in levels]
 
     def decode(
-        self, levels: list[Tensor], image_from_base: Tensor, base_from_image: Tensor, valid: Tensor
+        self,
+        levels: list[Tensor],
+        image_from_base: Tensor,
+        base_from_image: Tensor,
+        valid: Tensor,
+        last_columns: Tensor | None = None,
     ) -> Decoded:
         """Run the decoder.
 
@@ -153,6 +158,8 @@ class Encoder(nn.Module):
             image_from_base: (B, T, N, 4, 4) base_link at t0 to pixels of each picture.
             base_from_image: (B, N, 4, 4) inverse for the newest frame; read where queries are seeded.
             valid: (B, T, N) 1 for a picture that takes part, 0 for a masked one.
+            last_columns: training only: classify these of each query's R points of the last layer; a
+                class head works point by point, and there are more points than a loss looks at.
         """
         config, batch = self.config, valid.shape[0]
         scene = Scene(levels, image_from_base, valid)
@@ -169,8 +176,11 @@ class Encoder(nn.Module):
         points = points[:, :, None]  # (B, Q, R=1, 3)
         initial_m = self._meters(points)
         logits, points_m = [], []
-        for layer in self.layers:
-            features, layer_logits, points = layer(features, points, scene, self.low_m, self.extent_m)
+        for number, layer in enumerate(self.layers):
+            columns = last_columns if number == len(self.layers) - 1 else None
+            features, layer_logits, points = layer(
+                features, points, scene, self.low_m, self.extent_m, columns
+            )
             logits.append(layer_logits)
             points_m.append(self._meters(points))
             points = points.detach()
@@ -227,9 +237,15 @@ class DecoderLayer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, features: Tensor, points: Tensor, scene: Scene, low_m: Tensor, extent_m: Tensor
+        self,
+        features: Tensor,
+        points: Tensor,
+        scene: Scene,
+        low_m: Tensor,
+        extent_m: Tensor,
+        columns: Tensor | None = None,
     ) -> LayerOutput:
-        """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3)."""
+        """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3); see `Encoder.decode`."""
         features = features + self.position(points.flatten(2))
         points_m = points * extent_m + low_m
         center_m = points_m.mean(dim=2)  # (B, Q, 3)
@@ -239,7 +255,7 @@ class DecoderLayer(nn.Module):
         features = self.norm_ffn(features + self.ffn(features))
         offsets_m = self.offset_scale * self.offsets(features).float()
         out_m = center_m[:, :, None] + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
-        logits = self.classes(features, out_m.detach(), center_m, scene)
+        logits = self.classes(features, out_m.detach(), center_m, scene, columns)
         return LayerOutput(features, logits, (out_m - low_m) / extent_m)
 
 
@@ -366,9 +382,12 @@ class QueryClasses(nn.Module):
             last,
         )  # fmt: skip
 
-    def forward(self, features: Tensor, points_m: Tensor, center_m: Tensor, scene: Scene) -> Tensor:
-        """Logits (B, Q, R, K)."""
-        return self.net(features).float().unflatten(-1, self.shape)
+    def forward(
+        self, features: Tensor, points_m: Tensor, center_m: Tensor, scene: Scene, columns: Tensor | None
+    ) -> Tensor:
+        """Logits (B, Q, R, K), or of some columns of R."""
+        logits: Tensor = self.net(features).float().unflatten(-1, self.shape)
+        return logits if columns is None else logits[:, :, columns]
 
 
 class PointClasses(nn.Module):
@@ -387,8 +406,12 @@ class PointClasses(nn.Module):
         self.out = nn.Linear(width, config.classes)
         _set_prior(self.out, config)
 
-    def forward(self, features: Tensor, points_m: Tensor, center_m: Tensor, scene: Scene) -> Tensor:
-        """Logits (B, Q, R, K)."""
+    def forward(
+        self, features: Tensor, points_m: Tensor, center_m: Tensor, scene: Scene, columns: Tensor | None
+    ) -> Tensor:
+        """Logits (B, Q, R, K), or of some columns of R."""
+        if columns is not None:
+            points_m = points_m[:, :, columns]
         batch, queries, points, _ = points_m.shape
         where = project(
             points_m.flatten(1, 2),
@@ -472,7 +495,8 @@ class Seeds(nn.Module):
         v = ((index // width) % height + 0.5) * (image_height / height)
         rays = torch.stack([u * depth_m, v * depth_m, depth_m, torch.ones_like(depth_m)], dim=-1)
         matrices = base_from_image.float().flatten(2).gather(1, camera_index[..., None].expand(-1, -1, 16))
-        points_m = (matrices.unflatten(-1, (4, 4)) @ rays[..., None])[..., :3, 0].detach()
+        with torch.autocast(rays.device.type, enabled=False):  # pixels need more than bf16
+            points_m = (matrices.unflatten(-1, (4, 4)) @ rays[..., None])[..., :3, 0].detach()
         cells = level.transpose(2, 4).transpose(2, 3).flatten(1, 3)  # (B, N*H*W, C)
         features = self.feature(cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1])))
         return points_m, features

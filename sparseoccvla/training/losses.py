@@ -14,6 +14,7 @@ Dimension legend:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +65,7 @@ class OccupancyLossConfig:
     # Share of the drawn voxels that is not ground, 0 draws evenly. Ground is three of four voxels,
     # and points collapse onto it.
     standing_share: float = 0.0
+    search_threads: int = 1  # neighbor searches on a CPU at once
 
 
 class OccupancyTarget:
@@ -78,11 +80,17 @@ class OccupancyTarget:
     """
 
     def __init__(self, points_m: Tensor, labels: Tensor, visible: Tensor, label_from_base: Tensor) -> None:
+        # A frame with nothing in it has no neighbors; the losses leave it out.
         self.neighbors = Neighbors(points_m)
         self.points_m = points_m
         self.labels = labels
         self.visible = visible
         self.label_from_base = label_from_base
+
+    def to(self, device: torch.device) -> OccupancyTarget:
+        """The target on a device."""
+        tensors = (self.points_m, self.labels, self.visible, self.label_from_base)
+        return OccupancyTarget(*(tensor.to(device) for tensor in tensors))
 
     def in_label_frame(self, points_base_m: Tensor) -> Tensor:
         """Points (n, 3) of base_link at t0 in the label's frame."""
@@ -93,7 +101,8 @@ def occupancy_terms(
     decoded: Decoded,
     targets: Sequence[OccupancyTarget],
     config: OccupancyLossConfig,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    last_columns: Tensor | None = None,
 ) -> dict[str, Term]:
     """Points and classes of every decoder layer (deep supervision), and the initial points.
 
@@ -101,25 +110,25 @@ def occupancy_terms(
         decoded: of the encoder, on the same device as the targets.
         targets: one for each sample of the batch.
         config: weights.
-        generator: of the random draws.
+        generators: of the random draws, one for each sample.
+        last_columns: as it was given to `Encoder.decode`.
     """
-    terms: dict[str, Term] = {}
-    for layer, (points_m, logits) in enumerate(zip(decoded.points_m, decoded.logits, strict=True)):
-        for name, term in _scene_terms(points_m, logits, targets, config, generator).items():
-            terms[f"{name}_{layer}"] = term
-    initial = [
-        _point_term(target.in_label_frame(points.flatten(0, -2)), target, config, generator)
-        for points, target in zip(decoded.initial_points_m, targets, strict=True)
+    layers = len(decoded.logits)
+    clouds = [
+        _Cloud(points_m, logits, last_columns if layer == layers - 1 else None)
+        for layer, (points_m, logits) in enumerate(zip(decoded.points_m, decoded.logits, strict=True))
     ]
-    terms["points_initial"] = _sum(initial)
-    return terms
+    clouds.append(_Cloud(decoded.initial_points_m, None, None))
+    *parts, initial = _cloud_terms(clouds, targets, config, generators)
+    terms = {f"{name}_{layer}": term for layer, part in enumerate(parts) for name, term in part.items()}
+    return terms | {"points_initial": initial["points"]}
 
 
 def forecast_terms(
     steps: Sequence[ForecastStep],
     targets: Sequence[Sequence[OccupancyTarget | None]],
     config: OccupancyLossConfig,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> dict[str, Term]:
     """Points and classes of each horizon; `targets[step][sample]` is None where no future is known."""
     terms: dict[str, Term] = {}
@@ -127,29 +136,82 @@ def forecast_terms(
         known = [i for i, target in enumerate(wanted) if target is not None]
         present = [target for target in wanted if target is not None]
         if present:
-            parts = _scene_terms(step.points_m[known], step.logits[known], present, config, generator)
+            cloud = _Cloud(step.points_m[known], step.logits[known], None)
+            some = [generators[i] for i in known] if generators else None
+            [parts] = _cloud_terms([cloud], present, config, some)
             terms |= {f"forecast_{name}_{number}": term for name, term in parts.items()}
+        else:
+            # Every process must name the same terms.
+            nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
+            terms |= {f"forecast_points_{number}": nothing, f"forecast_classes_{number}": nothing}
     return terms
 
 
-def _scene_terms(
-    points_m: Tensor,
-    logits: Tensor,
+class _Cloud(NamedTuple):
+    """Points (B, Q, R, 3) with logits (B, Q, R or columns, K) of all or of some columns of R."""
+
+    points_m: Tensor
+    logits: Tensor | None
+    columns: Tensor | None
+
+
+class _Match(NamedTuple):
+    """Nearest neighbors both ways of one sample's points and voxels, and which were drawn to be asked."""
+
+    voxels: Tensor  # drawn, into the voxels
+    found: Tensor  # nearest point of each, into the points
+    asked: Tensor  # drawn, into the asked points (those of the columns)
+    nearest: Tensor  # nearest voxel of each, into the voxels
+
+
+def _cloud_terms(
+    clouds: Sequence[_Cloud],
     targets: Sequence[OccupancyTarget],
     config: OccupancyLossConfig,
-    generator: torch.Generator | None,
-) -> dict[str, Term]:
-    """Terms of points (B, Q, R, 3) and logits (B, Q, R, K)."""
-    points, classes = [], []
-    for sample, target in enumerate(targets):
-        flat_m = target.in_label_frame(points_m[sample].flatten(0, 1))
-        points.append(_point_term(flat_m, target, config, generator))
-        classes.append(_class_term(flat_m, logits[sample].flatten(0, 1), target, config, generator))
-    return {"points": _sum(points), "classes": _sum(classes)}
+    generators: Sequence[torch.Generator] | None,
+) -> list[dict[str, Term]]:
+    """Terms "points" and, where there are logits, "classes" of each cloud over the batch."""
+    jobs = []
+    for cloud in clouds:
+        columns = slice(None) if cloud.columns is None else cloud.columns
+        for sample, target in enumerate(targets):
+            generator = generators[sample] if generators else None
+            points_m = target.in_label_frame(cloud.points_m[sample].flatten(0, 1))
+            asked_m = points_m.view(cloud.points_m.shape[1:])[:, columns].flatten(0, 1)
+            drawn = _drawn(len(asked_m), config.drawn_points, asked_m.device, generator)
+            jobs.append((points_m, asked_m[drawn], target, _drawn_voxels(target, config, generator), drawn))
+    # Searches release the interpreter's lock; everything else is quick.
+    if config.search_threads > 1:
+        with ThreadPoolExecutor(config.search_threads) as pool:
+            matches = list(pool.map(_match, *zip(*jobs, strict=True)))
+    else:
+        matches = [_match(*job) for job in jobs]
+    terms = []
+    for number, cloud in enumerate(clouds):
+        points, classes = [], []
+        for sample, target in enumerate(targets):
+            place = number * len(targets) + sample
+            points_m, asked_m, *_ = jobs[place]
+            match = matches[place]
+            points.append(_point_term(points_m, asked_m, match, target, config))
+            if cloud.logits is not None:
+                logits = cloud.logits[sample].flatten(0, 1)[match.asked]
+                classes.append(_class_term(asked_m.detach(), logits, match, target, config))
+        terms.append({"points": _sum(points)} | ({"classes": _sum(classes)} if classes else {}))
+    return terms
+
+
+def _match(
+    points_m: Tensor, asked_m: Tensor, target: OccupancyTarget, voxels: Tensor, asked: Tensor
+) -> _Match:
+    if not len(target.points_m):
+        return _Match(voxels, voxels, asked, asked)
+    found = Neighbors(points_m.detach()).nearest(target.points_m[voxels])
+    return _Match(voxels, found, asked, target.neighbors.nearest(asked_m))
 
 
 def _point_term(
-    points_m: Tensor, target: OccupancyTarget, config: OccupancyLossConfig, generator: torch.Generator | None
+    points_m: Tensor, asked_m: Tensor, match: _Match, target: OccupancyTarget, config: OccupancyLossConfig
 ) -> Term:
     """SmoothL1 between nearest neighbors in both directions; source: OPUS, `loss_single`.
 
@@ -157,15 +219,11 @@ def _point_term(
     """
     if not len(target.points_m):
         return Term(0.0 * points_m.sum(), points_m.new_ones(()))
-    voxels = _drawn_voxels(target, config, generator)
-    voxels_m = target.points_m[voxels]
-    found_m = points_m[Neighbors(points_m.detach()).nearest(voxels_m)]
-    weight = _voxel_weights(found_m.detach(), voxels, target, config)
+    found_m, voxels_m = points_m[match.found], target.points_m[match.voxels]
+    weight = _voxel_weights(found_m.detach(), match.voxels, target, config)
     to_voxels = F.smooth_l1_loss(found_m, voxels_m, reduction="none", beta=config.beta_m).sum(dim=1)
-
-    some_m = points_m[_drawn(len(points_m), config.drawn_points, points_m.device, generator)]
-    nearest_m = target.points_m[target.neighbors.nearest(some_m)]
-    to_points = F.smooth_l1_loss(some_m, nearest_m, reduction="none", beta=config.beta_m).sum(dim=1)
+    nearest_m = target.points_m[match.nearest]
+    to_points = F.smooth_l1_loss(asked_m, nearest_m, reduction="none", beta=config.beta_m).sum(dim=1)
     total = (weight * to_voxels).mean() + to_points.mean()
     return Term(config.point_weight * total, total.new_ones(()))
 
@@ -182,19 +240,12 @@ def _voxel_weights(
 
 
 def _class_term(
-    points_m: Tensor,
-    logits: Tensor,
-    target: OccupancyTarget,
-    config: OccupancyLossConfig,
-    generator: torch.Generator | None,
+    points_m: Tensor, logits: Tensor, match: _Match, target: OccupancyTarget, config: OccupancyLossConfig
 ) -> Term:
     """Class of the nearest voxel: sigmoid focal loss for 17 logits, cross-entropy with free for 18."""
-    drawn = _drawn(len(points_m), config.drawn_points, points_m.device, generator)
-    points_m, logits = points_m[drawn].detach(), logits[drawn]
     if len(target.points_m):
-        nearest = target.neighbors.nearest(points_m)
-        labels = target.labels[nearest].long()
-        gap_m = (points_m - target.points_m[nearest]).norm(dim=1)
+        labels = target.labels[match.nearest].long()
+        gap_m = (points_m - target.points_m[match.nearest]).norm(dim=1)
     else:
         labels = torch.full((len(points_m),), FREE_CLASS, device=points_m.device)
         gap_m = torch.full((len(points_m),), torch.inf, device=points_m.device)

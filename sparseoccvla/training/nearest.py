@@ -20,7 +20,12 @@ class Neighbors:
 
     def __init__(self, points_m: Tensor) -> None:
         self.points_m = points_m
-        self._tree = cKDTree(_array(points_m)) if points_m.device.type == "cpu" else None
+        # Built for a few thousand questions: half the time of the default, which balances the tree.
+        self._tree = (
+            cKDTree(_array(points_m), balanced_tree=False, compact_nodes=False)
+            if points_m.device.type == "cpu"
+            else None
+        )
 
     def nearest(self, queries_m: Tensor) -> Tensor:
         """Index (n,) of the point nearest each query (n, 3)."""

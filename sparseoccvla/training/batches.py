@@ -1,0 +1,231 @@
+"""Batches of camera sets with their labels, made ahead of time by threads.
+
+What is in a batch depends on the seed, the step and the place in the batch only: not on how many
+threads or processes make it, nor on whether training was interrupted.
+
+Dimension legend:
+    B batch    T frames    N cameras    H W of a picture    h w of the finest feature level
+    M occupied voxels of a sample
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseoccvla.contracts import FREE_CLASS, OCC3D_GRID, EncoderInput
+from sparseoccvla.data.augment import AugmentationConfig
+from sparseoccvla.data.cache import VOXELS, SampleCache
+from sparseoccvla.data.occ3d import OccupancyLabel
+from sparseoccvla.errors import InputError
+from sparseoccvla.geometry import inverse
+from sparseoccvla.training.losses import IGNORE, OccupancyTarget
+
+_AHEAD = 3  # batches made before they are asked for
+
+
+class NetworkInputs(NamedTuple):
+    """What the encoder takes, for one sample or a batch."""
+
+    images_rgb: Tensor  # ([B,] T, N, 3, H, W) uint8
+    image_from_base: Tensor  # ([B,] T, N, 4, 4) fp32
+    base_from_image: Tensor  # ([B,] N, 4, 4) fp32
+    valid: Tensor  # ([B,] T, N) fp32
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Camera sets and their labels."""
+
+    inputs: NetworkInputs
+    targets: list[OccupancyTarget]
+    pixel_classes: Tensor  # (B, N, h, w) 0..16, FREE_CLASS for sky, IGNORE
+    pixel_depth_m: Tensor  # (B, N, h, w), 0 where unknown
+    seeds: list[int]  # of each sample's random draws
+
+    def to(self, device: torch.device) -> SceneBatch:
+        """The batch on a device."""
+        if device.type == "cpu":
+            return self
+        return SceneBatch(
+            NetworkInputs(*(tensor.to(device, non_blocking=True) for tensor in self.inputs)),
+            [target.to(device) for target in self.targets],
+            self.pixel_classes.to(device),
+            self.pixel_depth_m.to(device),
+            self.seeds,
+        )
+
+
+class SceneLoader:
+    """Makes the batches of one process.
+
+    Args:
+        cache: of the training split.
+        frames: T of the encoder.
+        stride_px: of the encoder's finest level.
+        repeat_history: of the encoder; see `network_inputs`.
+        augmentation: None to see every picture as it is.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        cache: SampleCache,
+        frames: int,
+        stride_px: int,
+        repeat_history: bool,
+        augmentation: AugmentationConfig | None,
+        seed: int,
+    ) -> None:
+        self._cache = cache
+        self._frames = frames
+        self._stride_px = stride_px
+        self._repeat_history = repeat_history
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def batch(self, places: Sequence[tuple[int, int]]) -> SceneBatch:
+        """The batch of (position in the run, sample) pairs."""
+        parts = [self._sample(position, index) for position, index in places]
+        return SceneBatch(
+            NetworkInputs(
+                *(torch.stack(part) for part in zip(*(inputs for inputs, *_ in parts), strict=True))
+            ),
+            [target for _, target, _, _ in parts],
+            torch.stack([classes for _, _, classes, _ in parts]),
+            torch.stack([depth for *_, depth in parts]),
+            [draw_seed(self._seed, position) for position, _ in places],
+        )
+
+    def _sample(self, position: int, index: int) -> tuple[NetworkInputs, OccupancyTarget, Tensor, Tensor]:
+        rng = np.random.default_rng([self._seed, position])
+        label = self._cache.occupancy(index)
+        truth = self._cache.truth(index)
+        if label is None:
+            raise InputError(
+                f"sample {truth.token} of scene {truth.scene} has no occupancy label, and encoder training "
+                "needs one for every keyframe; unpack or generate gts/ for the whole split"
+            )
+        history = self._cache.history(index, self._frames, self._augmentation, rng)
+        inputs = network_inputs(history, self._repeat_history)
+        target = occupancy_target(label, truth.base_from_label)
+        classes, depth_m = pixels_of_voxels(target, inputs, self._stride_px)
+        return inputs, target, classes, depth_m
+
+
+def network_inputs(history: Sequence[EncoderInput | None], repeat_history: bool) -> NetworkInputs:
+    """Tensors of the history frames, newest first, as the torch backend makes them while driving.
+
+    A missing frame borrows the next newer one; unless `repeat_history` none of its cameras is valid.
+    """
+    newest = history[0]
+    if newest is None:
+        raise ValueError("the history has no newest frame")
+    used = [newest]
+    for frame in history[1:]:
+        used.append(frame or used[-1])
+    valid = np.stack([frame.valid for frame in used])
+    if not repeat_history:
+        valid &= np.array([frame is not None for frame in history])[:, None]
+    image_from_base = np.stack([frame.image_from_odom for frame in used]) @ newest.odom_from_base
+    return NetworkInputs(
+        torch.from_numpy(np.stack([frame.images_rgb for frame in used])).permute(0, 1, 4, 2, 3),
+        torch.from_numpy(image_from_base).float(),
+        torch.from_numpy(np.linalg.inv(image_from_base[0])).float(),
+        torch.from_numpy(valid).float(),
+    )
+
+
+def occupancy_target(label: OccupancyLabel, base_from_label: NDArray[np.float64]) -> OccupancyTarget:
+    """What the losses want of a label."""
+    semantics = label.semantics.ravel()
+    occupied = np.flatnonzero(semantics != FREE_CLASS)
+    return OccupancyTarget(
+        torch.from_numpy(_CENTERS_M[occupied]),
+        torch.from_numpy(semantics[occupied]),
+        torch.from_numpy(label.camera_mask.ravel()[occupied]),
+        torch.from_numpy(inverse(base_from_label)).float(),
+    )
+
+
+_CENTERS_M: NDArray[np.float32] = OCC3D_GRID.centers_m(
+    np.indices(OCC3D_GRID.shape).reshape(3, VOXELS).T
+).astype(np.float32)
+
+
+def pixels_of_voxels(target: OccupancyTarget, inputs: NetworkInputs, stride_px: int) -> tuple[Tensor, Tensor]:
+    """Class (N, h, w) uint8 and depth (N, h, w) of picture cells from the nearest visible voxel in each.
+
+    Sparse beyond 12 m, where a voxel is smaller than a cell; cells without one are IGNORE and 0.
+    """
+    visible = target.visible
+    base_from_label = torch.linalg.inv(target.label_from_base.double()).float()
+    points = target.points_m[visible] @ base_from_label[:3, :3].T + base_from_label[:3, 3]
+    labels = target.labels[visible]
+    matrices = inputs.image_from_base[0]
+    cameras = len(matrices)
+    rows, columns = (side // stride_px for side in inputs.images_rgb.shape[-2:])
+    x, y, depth = (matrices[:, :3, :3] @ points.T + matrices[:, :3, 3:]).unbind(dim=1)  # (N, M)
+    safe = depth.clamp(min=0.1) * stride_px
+    column, row = (x / safe).floor().long(), (y / safe).floor().long()
+    seen = (depth > 0.5) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    seen &= inputs.valid[0][:, None] > 0
+    camera, voxel = seen.nonzero(as_tuple=True)
+    cell = (camera * rows + row[seen]) * columns + column[seen]
+    near = depth[seen]
+    # Far ones first: of equal cells the last written stays.
+    order = torch.argsort(near, descending=True, stable=True).numpy()
+    classes = np.full(cameras * rows * columns, IGNORE, np.uint8)
+    depth_m = np.zeros(cameras * rows * columns, np.float32)
+    classes[cell.numpy()[order]] = labels[voxel].numpy()[order]
+    depth_m[cell.numpy()[order]] = near.numpy()[order]
+    shape = (cameras, rows, columns)
+    return torch.from_numpy(classes).view(shape), torch.from_numpy(depth_m).view(shape)
+
+
+def draw_seed(seed: int, position: int) -> int:
+    """Seed of the random draws that belong to one sample of a run."""
+    return int(np.random.SeedSequence([seed, position, 1]).generate_state(1)[0])
+
+
+def places_of_step(
+    step: int, batch: int, samples: int, seed: int, process: int = 0, processes: int = 1
+) -> list[tuple[int, int]]:
+    """(position in the run, sample) of one process's share of a step.
+
+    The run walks through one random order of all samples after another; a batch may span two.
+    """
+    share = batch // processes
+    first = step * batch + process * share
+    places = []
+    for position in range(first, first + share):
+        epoch, within = divmod(position, samples)
+        order = np.random.default_rng([seed, epoch, 2]).permutation(samples)
+        places.append((position, int(order[within])))
+    return places
+
+
+def made_ahead[Batch](make: Callable[[int], Batch], first_step: int, threads: int) -> Iterator[Batch]:
+    """`make(step)` for every step from `first_step` on, in order, some of them made ahead by threads.
+
+    Threads, not processes: pictures are mapped, and what takes time in numpy, cv2 and scipy releases
+    the interpreter's lock.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
+        pending: list[Future[Batch]] = []
+        try:
+            for step in count(first_step):
+                pending.append(pool.submit(make, step))
+                if len(pending) > _AHEAD:
+                    yield pending.pop(0).result()
+        finally:
+            for future in pending:
+                future.cancel()

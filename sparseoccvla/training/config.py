@@ -1,0 +1,82 @@
+"""Settings of training: one file, one part for each stage. A default is written here and nowhere else.
+
+The defaults train the paper's sizes on GPUs; `config/train/tiny.json` overrides what two CPU cores need.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparseoccvla.config import Checked, ConfigError, from_mapping, setting
+from sparseoccvla.data.augment import AugmentationConfig
+from sparseoccvla.training.losses import OccupancyLossConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Checked):
+    """How a stage's weights move. AdamW, linear warm-up, then half a cosine to `last_rate`."""
+
+    batch: int = setting(8, "Samples in one step, over all processes.", low=1, high=4096)
+    steps: int = setting(100_000, "Steps, where neither --steps nor --minutes is given.", low=1)
+    learning_rate: float = setting(2e-4, "At the end of warm-up.", low=0.0, high=1.0)
+    last_rate: float = setting(0.01, "Share of it that is left at the end.", low=0.0, high=1.0)
+    pretrained_rate: float = setting(0.1, "Factor for weights that came trained from elsewhere.", low=0.0)
+    warmup_steps: int = setting(500, "Steps of linear warm-up.", low=0)
+    weight_decay: float = setting(0.01, "Of AdamW, for matrices and kernels only.", low=0.0)
+    clip_norm: float = setting(35.0, "Largest norm of the gradient.", low=1e-6)
+
+
+@dataclass(frozen=True)
+class EncoderTraining(Checked):
+    """Stage `encoder`: occupancy."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    losses: OccupancyLossConfig = field(default_factory=OccupancyLossConfig)
+    last_layer_points: int = setting(
+        0, "Points of each query of the last layer whose class is learned in a step; 0: all.", low=0
+    )
+    auxiliary_weight: float = setting(1.0, "Of the 2-D head's class and depth.", low=0.0)
+    initial_weight: float = setting(1.0, "Of the loss of the initial points.", low=0.0)
+    earlier_layer_weight: float = setting(1.0, "Of the layers before the last.", low=0.0)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Checked):
+    """Everything about a training run but its data, its place and its length."""
+
+    model: str = setting(
+        "nuscenes_r50_vicuna7b", "Model folder or name whose config.json, tokenizer and anchors are taken."
+    )
+    seed: int = setting(0, "Of weights, order, augmentation and draws.", low=0)
+    precision: str = setting("bf16", "Of autocast; coordinates stay fp32.", choices=("bf16", "fp32"))
+    threads: int = setting(
+        2, "Threads of torch, of loading and of neighbor search on a CPU.", low=1, high=256
+    )
+    train_split: str = setting("train", "Scenes to learn from.")
+    validation_split: str = setting("val", "Scenes to look at on the way.")
+    validation_samples: int = setting(32, "How many of them, evenly spread.", low=1)
+    validate_minutes: float = setting(4.0, "Between validations.", unit="min", low=0.0)
+    checkpoint_minutes: float = setting(2.0, "Between checkpoints.", unit="min", low=0.0)
+    log_steps: int = setting(20, "Steps between lines of the log.", low=1)
+    encoder: EncoderTraining = field(default_factory=EncoderTraining)
+
+
+def read_training_config(path: Path) -> TrainingConfig:
+    """The settings of a JSON file; keys left out keep the default.
+
+    Raises:
+        ConfigError: no file, not JSON, an unknown key, a value of another type or out of range.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"can't read the training configuration {path} ({error.strerror}); config/train/ has some"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    config: TrainingConfig = from_mapping(TrainingConfig, content, str(path))
+    return config

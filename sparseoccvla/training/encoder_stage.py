@@ -1,0 +1,87 @@
+"""Stage `encoder`: occupancy, with deep supervision and the 2-D head from the first step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseoccvla.encoder import Decoded, Encoder
+from sparseoccvla.training.batches import NetworkInputs, SceneBatch
+from sparseoccvla.training.config import EncoderTraining
+from sparseoccvla.training.loop import Task
+from sparseoccvla.training.losses import Term, auxiliary_terms, occupancy_terms
+from sparseoccvla.training.occupancy_check import OccupancyCheck
+
+
+class EncoderTask(Task):
+    """Loss terms of the encoder.
+
+    Args:
+        encoder: to train.
+        config: of the stage.
+        seed: of the run.
+        check: validation.
+    """
+
+    def __init__(self, encoder: Encoder, config: EncoderTraining, seed: int, check: OccupancyCheck) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.weights = {
+            "points_initial": config.initial_weight,
+            "auxiliary": config.auxiliary_weight,
+        } | {
+            f"{part}_{layer}": config.earlier_layer_weight
+            for layer in range(len(encoder.config.points) - 1)
+            for part in ("points", "classes")
+        }
+        self.pretrained_prefixes = (
+            ("encoder.backbone.trunk.net",) if encoder.config.backbone.kind == "resnet50" else ()
+        )
+        self._seed = seed
+        self._check = check
+
+    def forward(self, batch: SceneBatch, step: int) -> dict[str, Term]:
+        """See `Task`."""
+        columns = self._columns(step, batch.inputs.valid.device)
+        decoded = encode(self.encoder, batch.inputs, columns)
+        return encoder_terms(decoded, batch, self.config, columns)
+
+    def validate(self) -> dict[str, float]:
+        """See `Task`."""
+        return self._check(self.encoder)
+
+    def _columns(self, step: int, device: torch.device) -> Tensor | None:
+        """Which points of each query of the last layer are classified; equal on all processes."""
+        points = self.encoder.config.points[-1]
+        if not 0 < self.config.last_layer_points < points:
+            return None
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        chosen = torch.randperm(points, generator=generator)[: self.config.last_layer_points]
+        return chosen.sort().values.to(device)
+
+
+def encode(encoder: Encoder, inputs: NetworkInputs, columns: Tensor | None = None) -> Decoded:
+    """The encoder on a batch of camera sets."""
+    batch, frames = inputs.images_rgb.shape[:2]
+    levels = encoder.extract(inputs.images_rgb.flatten(0, 1).float())
+    return encoder.decode(
+        [level.unflatten(0, (batch, frames)) for level in levels],
+        inputs.image_from_base,
+        inputs.base_from_image,
+        inputs.valid,
+        columns,
+    )
+
+
+def encoder_terms(
+    decoded: Decoded, batch: SceneBatch, config: EncoderTraining, columns: Tensor | None
+) -> dict[str, Term]:
+    """Occupancy and 2-D terms of a batch, in fp32 whatever is used around."""
+    generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+    with torch.autocast(batch.inputs.valid.device.type, enabled=False):
+        decoded = decoded._replace(logits=tuple(logits.float() for logits in decoded.logits))
+        terms = occupancy_terms(decoded, batch.targets, config.losses, generators, columns)
+        if decoded.auxiliary is not None:
+            terms |= auxiliary_terms(decoded.auxiliary, batch.pixel_classes, batch.pixel_depth_m)
+    return terms
