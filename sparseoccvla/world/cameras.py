@@ -11,8 +11,7 @@ from sparseoccvla.contracts import CAMERA_NAMES, CameraCalibration
 from sparseoccvla.errors import InputError
 
 NATIVE_SIZE_PX = (1600, 900)
-LIDAR_HEIGHT_M = 1.84
-LIDAR_POSITION_M = (0.94, 0.0, LIDAR_HEIGHT_M)
+LIDAR_POSITION_M = (0.94, 0.0, 1.84)
 
 # position x, y, z; direction in degrees to the left; focal length at 1600 x 900; firing time in milliseconds
 # after the nominal one, which is when the lidar has finished its turn.

@@ -50,7 +50,7 @@ def cast(vertices_m: Tensor, lens: Lens) -> Hits:
     """
     x, y, z = vertices_m.unbind(dim=-1)
     pixels = torch.stack([lens.fx * x + lens.cx * z, lens.fy * y + lens.cy * z, z], dim=-1)
-    normal = _cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
+    normal = cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
     toward = -(normal * vertices_m[:, 0]).sum(dim=-1)  # positive: seen from its visible side
     planes = -plane_in_pixels(normal, lens) / toward[:, None]
     scale = normal.abs().sum(dim=-1) * vertices_m[:, 0].abs().sum(dim=-1)
@@ -77,7 +77,7 @@ def raise_heights(heights: Tensor, faces: Tensor) -> Tensor:
     lens = Lens(1, 1, 0, 0, heights.shape[1], heights.shape[0])
     flat = torch.stack([faces[..., 0], faces[..., 1], torch.ones_like(faces[..., 2])], dim=-1)
     a = faces[:, 0]
-    normal = _cross(faces[:, 1] - a, faces[:, 2] - a)
+    normal = cross(faces[:, 1] - a, faces[:, 2] - a)
     slope = -normal[:, :2] / normal[:, 2:].clamp(max=-1e-6)
     planes = torch.cat([slope, (a[:, 2] - (slope * a[:, :2]).sum(dim=-1))[:, None]], dim=1)
     pixel, height, _ = _crossed(flat, planes, (normal[:, 2] < -1e-6) & _may_be_seen(flat, lens), lens)
@@ -90,7 +90,7 @@ def plane_in_pixels(normal: Tensor, lens: Lens) -> Tensor:
     return torch.stack([nx, ny, normal[:, 2] - nx * lens.cx - ny * lens.cy], dim=-1)
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
+def cross(a: Tensor, b: Tensor) -> Tensor:
     """Cross product without fused multiply-add: of equal vectors it is exactly zero, and swapping changes
     nothing but the sign, so that neighboring faces share their edge to the last bit.
     """
@@ -113,7 +113,7 @@ def _crossed(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> tup
     corners = pixels.index_select(0, face)
     row, which = _rows(corners, lens)
     # Edges as (F, 4, 3) linear forms of (u, v, 1) that are not negative inside.
-    edges = _cross(corners.roll(-1, dims=1), corners)
+    edges = cross(corners.roll(-1, dims=1), corners)
     low = torch.zeros(len(row), device=device)
     high = torch.full((len(row),), float(lens.width_px - 1), device=device)
     for edge in range(4):
@@ -126,20 +126,23 @@ def _crossed(pixels: Tensor, planes: Tensor, visible: Tensor, lens: Lens) -> tup
     first, last = low.ceil().to(torch.int64), high.floor().to(torch.int64)
     span = (last >= first).nonzero()[:, 0]
     first, row, which = first[span], row[span], which[span]
-    length = last[span] - first + 1
-    start = length.cumsum(0) - length
-    total = int(length.sum())
-    # Every span's pixels, one after another.
-    of = torch.zeros(total, dtype=torch.int64, device=device)
-    if total:
-        of[start[1:]] = 1
-        of = of.cumsum(0)
-    step = torch.arange(total, device=device) - start.index_select(0, of)
+    of, step = unroll(last[span] - first + 1)
     number = face[which]
     along, down, rest = planes.index_select(0, number).T.contiguous()
     value = (along * first + down * row + rest).index_select(0, of) + along.index_select(0, of) * step
     pixel = (row.to(torch.int64) * lens.width_px + first).index_select(0, of) + step
     return pixel, value.clamp(min=0), number.index_select(0, of)
+
+
+def unroll(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs (R,) of at least one item, laid end to end: the run of each item and its place in the run (N,)."""
+    start = lengths.cumsum(0) - lengths
+    total = int(lengths.sum())
+    run = torch.zeros(total, dtype=torch.int64, device=lengths.device)
+    if total:
+        run[start[1:]] = 1
+        run = run.cumsum(0)
+    return run, torch.arange(total, device=lengths.device) - start.index_select(0, run)
 
 
 def _rows(corners: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:

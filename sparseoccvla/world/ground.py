@@ -228,10 +228,10 @@ def sample_fields(fields: Tensor, origin_m: tuple[float, float], points_m: Tenso
     return result[0, :, 0]
 
 
-def mesh_height(corners_m: Tensor, origin_m: tuple[float, float], points_m: Tensor) -> Tensor:
-    """Height (N,) of the fine mesh with vertices `Ground.corners_m` at points (N, 2)."""
+def mesh_height(corners_m: Tensor, origin_m: tuple[float, float], x_m: Tensor, y_m: Tensor) -> Tensor:
+    """Height (N,) of the fine mesh with vertices `Ground.corners_m` at points x, y (N,)."""
     rows, columns = corners_m.shape
-    x, y = ((points_m - torch.tensor(origin_m, device=points_m.device)) / MESH_CELL_M).unbind(dim=1)
+    x, y = (x_m - origin_m[0]) / MESH_CELL_M, (y_m - origin_m[1]) / MESH_CELL_M
     column, row = x.floor().clamp(0, columns - 2), y.floor().clamp(0, rows - 2)
     x, y = x - column, y - row
     a = (row * columns + column).to(torch.int64)

@@ -98,11 +98,15 @@ class Stage:
 
     def cast(self, world_from_camera: Tensor, lens: Lens, moving: Faces) -> tuple[Hits, Faces]:
         """Rays through every pixel of a camera (4, 4); hits number the faces that come with them."""
+        faces, vertices_m = self.in_view(world_from_camera, lens, moving)
+        return cast(vertices_m, lens), faces
+
+    def in_view(self, world_from_camera: Tensor, lens: Lens, moving: Faces) -> tuple[Faces, Tensor]:
+        """Faces that a camera (4, 4) may see, and their corners (F, 4, 3) in its frame."""
         chosen = _in_view(*self._static_bounds, world_from_camera, lens)
         also = _in_view(*_bounds(moving.vertices_m), world_from_camera, lens)
         faces = self._static.select(chosen).join(moving.select(also))
-        seen = (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
-        return cast(seen, lens), faces
+        return faces, (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
 
 
 def _to(faces: Faces, device: torch.device) -> Faces:
