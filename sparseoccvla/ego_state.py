@@ -26,6 +26,10 @@ from sparseoccvla.geometry import (
     yaw_of,
 )
 
+MOTION_NUMBERS = 6  # of `ego_numbers`: those of the present
+POSE_NUMBERS = 4  # those of each past pose
+EGO_NUMBERS = MOTION_NUMBERS + POSE_NUMBERS * len(PAST_POSE_TIMES_S)
+
 
 @dataclass(frozen=True, eq=False)
 class MotionSample:
@@ -190,6 +194,20 @@ def _end_rates(stamps_ns: Sequence[int], poses: Sequence[NDArray[np.float64]]) -
         whole_s = (stamps_ns[0] - stamps_ns[2]) / NS_PER_S
         speed, yaw_rate = rates[0] + (rates[0] - rates[1]) * newer_s / whole_s
     return float(speed), float(yaw_rate)
+
+
+def ego_numbers(ego: EgoState) -> NDArray[np.float32]:
+    """`EgoState` as EGO_NUMBERS numbers of order one; what is not valid is 0 and says so.
+
+    Order: speed, acceleration, yaw rate, steering, motion valid, steering valid; then x, y, yaw,
+    valid for each of PAST_POSE_TIMES_S.
+    """
+    motion = np.array([ego.speed_mps / 10, ego.acceleration_mps2 / 3, ego.yaw_rate_radps / 0.3])
+    valid = np.array([ego.motion_valid, ego.steering_valid], float)
+    steering = [ego.steering_rad / 0.3 * valid[1]]
+    past_valid = ego.past_valid[:, None].astype(float)
+    past = np.concatenate([ego.past_poses / (10.0, 10.0, 1.0) * past_valid, past_valid], axis=1)
+    return np.concatenate([motion * valid[0], steering, valid, past.ravel()]).astype(np.float32)
 
 
 def admlp_vector(ego: EgoState, command: Command) -> NDArray[np.float32]:

@@ -18,18 +18,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparseoccvla.connector import PointEncoding
-from sparseoccvla.contracts import NUM_STEPS, PAST_POSE_TIMES_S, EgoState
-
-_MOTION = 6  # numbers of the present: see `ego_numbers`
-_POSE = 4  # numbers of each past pose
-EGO_NUMBERS = _MOTION + _POSE * len(PAST_POSE_TIMES_S)
+from sparseoccvla.contracts import NUM_STEPS, PAST_POSE_TIMES_S
+from sparseoccvla.ego_state import EGO_NUMBERS, MOTION_NUMBERS, POSE_NUMBERS
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class PlannerInputs(NamedTuple):
 
     features: Tensor  # (B, Q, C) Q_L
     points_m: Tensor  # (B, Q, R, 3) P_L
-    ego: Tensor  # (B, EGO_NUMBERS)
+    ego: Tensor  # (B, EGO_NUMBERS), see `ego_numbers`
     reasoning: Tensor  # (B, D) T_r; anything finite where there is none
     has_reasoning: Tensor  # (B,) 1, or 0 for the learned null token
     reasoning_age_s: Tensor  # (B,) t0 of the queries minus t0 of T_r; 0 where there is none
@@ -74,20 +69,6 @@ class Context(NamedTuple):
     center_m: Tensor  # (B, Q, 2)
     ego: Tensor  # (B, 1 + past poses, W)
     instruction: Tensor  # (B, instruction tokens, W)
-
-
-def ego_numbers(ego: EgoState) -> NDArray[np.float32]:
-    """`EgoState` as EGO_NUMBERS numbers of order one; what is not valid is 0 and says so.
-
-    Order: speed, acceleration, yaw rate, steering, motion valid, steering valid; then x, y, yaw,
-    valid for each of PAST_POSE_TIMES_S.
-    """
-    motion = np.array([ego.speed_mps / 10, ego.acceleration_mps2 / 3, ego.yaw_rate_radps / 0.3])
-    valid = np.array([ego.motion_valid, ego.steering_valid], float)
-    steering = [ego.steering_rad / 0.3 * valid[1]]
-    past_valid = ego.past_valid[:, None].astype(float)
-    past = np.concatenate([ego.past_poses / (10.0, 10.0, 1.0) * past_valid, past_valid], axis=1)
-    return np.concatenate([motion * valid[0], steering, valid, past.ravel()]).astype(np.float32)
 
 
 class Planner(nn.Module):
@@ -193,8 +174,8 @@ class ContextEncoder(nn.Module):
         self.position = PointEncoding(width)
         self.scene = nn.Linear(config.query_width, width)
         self.scene_norm = nn.LayerNorm(width)
-        self.motion = nn.Sequential(nn.Linear(_MOTION, width), nn.ReLU(), nn.Linear(width, width))
-        self.pose = nn.Sequential(nn.Linear(_POSE, width), nn.ReLU(), nn.Linear(width, width))
+        self.motion = nn.Sequential(nn.Linear(MOTION_NUMBERS, width), nn.ReLU(), nn.Linear(width, width))
+        self.pose = nn.Sequential(nn.Linear(POSE_NUMBERS, width), nn.ReLU(), nn.Linear(width, width))
         self.pose_time = nn.Parameter(0.02 * torch.randn(len(PAST_POSE_TIMES_S), width))
         self.instruction = nn.Sequential(
             nn.LayerNorm(config.token_width), nn.Linear(config.token_width, config.instruction_tokens * width)
@@ -204,8 +185,8 @@ class ContextEncoder(nn.Module):
 
     def forward(self, inputs: PlannerInputs) -> Context:
         scene = self.scene_norm(self.scene(inputs.features) + self.position(inputs.points_m))
-        motion, past = inputs.ego.split([_MOTION, EGO_NUMBERS - _MOTION], dim=-1)
-        poses = self.pose(past.unflatten(-1, (-1, _POSE))) + self.pose_time  # (B, past poses, W)
+        motion, past = inputs.ego.split([MOTION_NUMBERS, EGO_NUMBERS - MOTION_NUMBERS], dim=-1)
+        poses = self.pose(past.unflatten(-1, (-1, POSE_NUMBERS))) + self.pose_time  # (B, past poses, W)
         ego = torch.cat([self.motion(motion)[:, None], poses], dim=1)
         told = self.instruction(inputs.reasoning).unflatten(-1, self.shape)
         told = told + self.age(inputs.reasoning_age_s[:, None])[:, None]

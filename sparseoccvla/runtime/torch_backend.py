@@ -27,10 +27,11 @@ from sparseoccvla.contracts import (
     StageInfo,
     check_array,
 )
+from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.encoder import Encoder
 from sparseoccvla.language import load_tokenizer
 from sparseoccvla.model import ModelConfig, read_config
-from sparseoccvla.planner import Planner, PlannerInputs, ego_numbers
+from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.base import EncoderOutput, FeatureSet, ReasonerOutput

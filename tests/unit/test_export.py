@@ -11,8 +11,9 @@ import torch
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.backbone import BackboneConfig
 from sparseoccvla.contracts import EncoderInput
+from sparseoccvla.ego_state import EGO_NUMBERS
 from sparseoccvla.encoder import Encoder, EncoderConfig
-from sparseoccvla.planner import EGO_NUMBERS, Planner, PlannerConfig, PlannerInputs
+from sparseoccvla.planner import Planner, PlannerConfig, PlannerInputs
 
 torch.set_num_threads(1)
 SIZE = (64, 128)

@@ -6,7 +6,8 @@ import torch
 
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.contracts import EgoState
-from sparseoccvla.planner import EGO_NUMBERS, Diffusion, Planner, PlannerConfig, PlannerInputs, ego_numbers
+from sparseoccvla.ego_state import EGO_NUMBERS, ego_numbers
+from sparseoccvla.planner import Diffusion, Planner, PlannerConfig, PlannerInputs
 from sparseoccvla.training.losses import reduce_terms, score_term, trajectory_term
 
 torch.set_num_threads(1)
