@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseoccvla.contracts import NS_PER_S
 from sparseoccvla.world.language_closed import (
     COLOR_PIXELS,
     PAINTED,
@@ -39,6 +40,7 @@ __all__ = ["KeyframeLanguage", "KeyframeView", "Question", "keyframe_language", 
 
 _MOST_DESCRIBED = 5
 _TURN_DEG = 15.0
+_CUT_IN_S = 3.0  # how long a vehicle that cuts in takes to
 _WEATHER = {
     "clear": "the sky is clear",
     "cloudy": "there are clouds",
@@ -52,16 +54,6 @@ _TOWN = {
     "leftville": "low houses stand beside the road",
 }
 _NUMBERS = {1: "one lane", 2: "two lanes"}
-_WHY = {
-    "following": "it drives slowly in the same lane",
-    "lead_brake": "it brakes in the same lane",
-    "stopped_truck": "it stands in the same lane",
-    "pedestrian": "this person walks into the road",
-    "cut_in": "it moves into the same lane",
-    "crossing": "it crosses the way",
-    "construction": "part of the road is closed there",
-    "cyclist": "it rides in the same lane",
-}
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ def _plain(view: KeyframeView) -> list[SeenThing]:
 
 
 def _description(view: KeyframeView) -> Iterator[str]:
-    yield sentence(f"It is a drive {_HOUR[view.hour]}, {_WEATHER[view.weather]}")
+    yield _weather(view)
     yield sentence(_TOWN[view.city])
     yield sentence(f"traffic drives on the {'left' if view.leftville else 'right'}")
     yield sentence(f"the road has {_NUMBERS[view.lanes]} in each direction")
@@ -166,6 +158,10 @@ def _description(view: KeyframeView) -> Iterator[str]:
     for thing in sorted(things, key=lambda thing: thing.distance_m):
         doing = {True: "moving", False: "standing", None: ""}[thing.moving]
         yield sentence(f"there is {_name(view, thing)} {_at(thing)}{f', {doing}' if doing else ''}")
+
+
+def _weather(view: KeyframeView) -> str:
+    return sentence(f"{_HOUR[view.hour]}, {_WEATHER[view.weather]}")
 
 
 def _road_facts(view: KeyframeView) -> Iterator[str]:
@@ -181,15 +177,19 @@ def _road_facts(view: KeyframeView) -> Iterator[str]:
 
 
 def _keywords(view: KeyframeView) -> str:
-    return ", ".join(part for part in (speed_word(view) or "", _way(view)) if part)
+    return ", ".join(_doing(view))
 
 
-def _way(view: KeyframeView) -> str:
-    if view.turned_deg is None or len(view.speeds_mps) == 0:
-        return ""
-    if abs(view.turned_deg) < _TURN_DEG:
-        return "go straight on"
-    return "turn left" if view.turned_deg > 0 else "turn right"
+def _doing(view: KeyframeView) -> list[str]:
+    """What the ego does about its speed and its direction; of what can't be said nothing."""
+    speed = speed_word(view)
+    parts = [speed] if speed else []
+    if speed != "wait" and view.turned_deg is not None:
+        if abs(view.turned_deg) > _TURN_DEG:
+            parts.append("turn left" if view.turned_deg > 0 else "turn right")
+        elif speed != "stop":
+            parts.append("go straight on")
+    return parts
 
 
 _THIRD = {
@@ -206,12 +206,8 @@ _THIRD = {
 
 
 def _action(view: KeyframeView) -> str:
-    words = [_THIRD[part] for part in _keywords(view).split(", ") if part]
-    if not words:
-        return "The drive ends here."
-    if speed_word(view) == "wait":
-        words = words[:1]
-    return sentence(f"the ego car {join(words)}{_reason(view)}")
+    doing = [_THIRD[part] for part in _doing(view)]
+    return sentence(f"the ego car {join(doing)}{_reason(view)}") if doing else "The drive ends here."
 
 
 def _reason(view: KeyframeView) -> str:
@@ -219,14 +215,11 @@ def _reason(view: KeyframeView) -> str:
     if speed_word(view) not in ("slow down", "stop", "wait"):
         return ""
     if view.causes:
-        return f" because of {_name(view, view.causes[0].thing)} {_at_cause(view.causes[0])}"
+        thing = view.causes[0].thing
+        return f" because of {_name(view, thing)} {thing.place}".rstrip()
     if view.junction_m is not None and view.junction_m < 30:
         return " at the junction"
     return ""
-
-
-def _at_cause(cause: Cause) -> str:
-    return cause.thing.place
 
 
 def _conversation(view: KeyframeView, split: str, rng: np.random.Generator) -> Iterator[Question]:
@@ -235,12 +228,13 @@ def _conversation(view: KeyframeView, split: str, rng: np.random.Generator) -> I
     if seen:
         things = join([f"{_name(view, thing)} {_tens(thing.distance_m)} meters away" for thing in seen])
         yield _question(OPEN["look"], sentence(f"there is {things}"), split, rng, place=place)
+    elif not any(view.within(kind, place) for kind in PRESENT):
+        yield _question(OPEN["look"], "There is nothing near.", split, rng, place=place)
     surely = [thing for kind in PRESENT if (thing := nearest(view, kind)) is not None and thing.place]
     if surely:
         thing = surely[int(rng.integers(len(surely)))]
         yield _question(OPEN["where"], sentence(f"it is {_at(thing)}"), split, rng, kind=thing.kind)
-    weather = sentence(f"{_WEATHER[view.weather]} {_HOUR[view.hour]}")
-    yield _question(OPEN["weather"], weather, split, rng)
+    yield _question(OPEN["weather"], _weather(view), split, rng)
 
 
 def _judgment(view: KeyframeView, action: str, split: str, rng: np.random.Generator) -> Iterator[Question]:
@@ -256,11 +250,28 @@ def _judgment(view: KeyframeView, action: str, split: str, rng: np.random.Genera
 def _attention(view: KeyframeView) -> str:
     if view.causes:
         cause = view.causes[0]
-        return f"{_name(view, cause.thing)} {_at(cause.thing)}, because {_WHY[cause.event.kind]}"
+        return f"{_name(view, cause.thing)} {_at(cause.thing)}, because {_why(view, cause)}"
     ahead = [thing for thing in _plain(view) if thing.place == "ahead"]
     if ahead:
         return f"{_name(view, ahead[0])} {_at(ahead[0])}, because it is the nearest thing ahead"
     return "nothing, because nothing is to be seen ahead"
+
+
+def _why(view: KeyframeView, cause: Cause) -> str:
+    """What makes the thing of an event one to watch, true at t0."""
+    cutting_in = view.t0_ns < cause.event.onset_ns + round(_CUT_IN_S * NS_PER_S)
+    match cause.event.kind:
+        case "construction":
+            return "part of the road is closed there"
+        case "pedestrian":
+            return "it walks into the road" if cause.speed_mps > 0.3 else "it may walk into the road"
+        case "crossing":
+            return "it crosses the way"
+        case "cut_in" if cutting_in:
+            return "it moves into the lane"
+    if cause.speed_mps < 0.2:
+        return "it stands in the way"
+    return "it brakes" if cause.braking else "it is in the way"
 
 
 def _outcome(view: KeyframeView, what: WhatIf) -> str:

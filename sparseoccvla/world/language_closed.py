@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from sparseoccvla.world.language_view import HORIZON_S, PLACES, KeyframeView, SeenThing
-from sparseoccvla.world.things import PAINTS
 
 RATES_FILE = Path(__file__).with_name("language_rates.json")
 
@@ -42,7 +41,7 @@ COLOR_PIXELS = 60.0
 # Keyframes ask about this many questions of each type.
 WANTED = {
     "objects": 3.0, "side": 1.5, "count": 1.5, "color": 1.5, "distance": 1.5, "motion": 1.5,
-    "action": 2.0, "speed": 1.0, "what_if": 1.5, "road": 1.5, "ground": 1.5,
+    "action": 2.0, "speed": 1.0, "what_if": 1.5, "road": 1.5, "ground": 1.5, "hazard": 1.0,
 }  # fmt: skip
 
 
@@ -71,6 +70,7 @@ def closed_facts(view: KeyframeView) -> list[Fact]:
         *_nearest(view),
         *_counts(view),
         *_actions(view),
+        *_hazard(view),
         *_what_ifs(view),
         *_road(view),
     ]
@@ -204,6 +204,11 @@ def _what_ifs(view: KeyframeView) -> Iterator[Fact]:
             yield Fact("what_if", f"hit_{what.maneuver}", _yes(what.hits))
 
 
+def _hazard(view: KeyframeView) -> Iterator[Fact]:
+    if view.hazard is not None:
+        yield Fact("hazard", "hazard", _yes(view.hazard))
+
+
 def _road(view: KeyframeView) -> Iterator[Fact]:
     for form, value in (
         ("straight_on", view.straight_on),
@@ -214,8 +219,3 @@ def _road(view: KeyframeView) -> Iterator[Fact]:
             yield Fact("road", form, _yes(value))
     for (side, distance_m), word in view.grounds.items():
         yield Fact("ground", "ground", word, place=side, distance_m=distance_m)
-
-
-def colors() -> tuple[str, ...]:
-    """The words that answer questions about color."""
-    return tuple(PAINTS)

@@ -108,16 +108,19 @@ class WhatIf:
 
 @dataclass(frozen=True)
 class Cause:
-    """An event that is in sight now, and the thing to look at."""
+    """An event that is in sight and holds the ego back, or will within the horizon."""
 
     event: Event
-    thing: SeenThing
+    thing: SeenThing  # to look at
+    speed_mps: float  # its own
+    braking: bool  # its brake lights are lit
 
 
 @dataclass(frozen=True)
 class KeyframeView:
     """All facts about one keyframe that anything is said about."""
 
+    t0_ns: int
     city: str
     leftville: bool  # drives on the left
     weather: str
@@ -134,6 +137,7 @@ class KeyframeView:
     things: tuple[SeenThing, ...]  # nearest first
     what_if: tuple[WhatIf, ...]
     causes: tuple[Cause, ...]
+    hazard: bool | None  # there is a cause; False only if no event is in sight or near its reaction
 
     def within(self, kind: str, place: str = "") -> list[SeenThing]:
         """The things of a kind at a place, or near enough to its border to be argued about."""
@@ -149,9 +153,12 @@ def look_around(scene: Scene, drive: Drive, stamp_ns: int, images: Sequence[Came
     ground = _GroundView(scene, world_from_base)
     seconds = np.arange(0, HORIZON_S + _STEP_S / 2, _STEP_S)
     stamps = t0_ns + np.round(seconds * NS_PER_S).astype(np.int64)
-    speeds = np.array([drive.ego_at(int(t)).speed_mps for t in stamps[stamps <= drive.stamps_ns[-1]]])
-    whole = len(speeds) == len(stamps)
+    known = stamps[stamps <= drive.stamps_ns[-1]]
+    speeds = np.interp(known - t0_ns, drive.stamps_ns - t0_ns, drive.speed_mps)
+    whole = len(known) == len(stamps)
+    causes = tuple(crowd.causes(t0_ns))
     return KeyframeView(
+        t0_ns=t0_ns,
         city=scene.city.name,
         leftville=scene.city.side > 0,
         weather=scene.sky.weather,
@@ -167,7 +174,18 @@ def look_around(scene: Scene, drive: Drive, stamp_ns: int, images: Sequence[Came
         command=drive.command_at(t0_ns),
         things=crowd.things,
         what_if=tuple(_what_if(crowd, ground, drive, t0_ns, float(speeds[0]))) if whole else (),
-        causes=tuple(crowd.causes(t0_ns)),
+        causes=causes,
+        hazard=True if causes else None if _anything_up(drive, t0_ns) else False,
+    )
+
+
+def _anything_up(drive: Drive, t0_ns: int) -> bool:
+    """Whether an event is in sight, or the expert reacts to one about now."""
+    soon_ns = t0_ns + round(HORIZON_S * NS_PER_S)
+    return any(
+        (event.end_ns == 0 or t0_ns < event.end_ns)
+        and (0 < event.visible_ns <= t0_ns or 0 < event.react_ns <= soon_ns)
+        for event in drive.events
     )
 
 
@@ -253,7 +271,8 @@ class _Crowd:
 
     def _speeds(self, stamp_ns: int) -> Array:
         step_ns = NS_PER_S // 20
-        return np.linalg.norm(self._poses(stamp_ns + step_ns) - self._poses(stamp_ns), axis=1) * 20
+        moved = self._poses(stamp_ns + step_ns) - self._poses(stamp_ns)
+        return np.linalg.norm(moved[:, :3], axis=1) * 20
 
     def outlines(self, stamps_ns: Sequence[int]) -> Array:
         """(T, N, 4, 2) corners of the things nearby in base_link at t0."""
@@ -276,7 +295,10 @@ class _Crowd:
             thing = next((t for t in self.things if t.name == event.thing and t.plain), None)
             in_sight = 0 < event.visible_ns <= t0_ns and thing is not None
             if thing is not None and in_sight and 0 < event.react_ns <= soon_ns and t0_ns < event.end_ns:
-                found.append(Cause(event, thing))
+                agent = self._numbers[thing.name] - len(self._standing)
+                look = self.drive.look_at(t0_ns)
+                speed = float(self._speeds(t0_ns)[self._numbers[thing.name]])
+                found.append(Cause(event, thing, speed, bool(look.braking[agent])))
         return found
 
 

@@ -104,6 +104,12 @@ CLOSED = {
         "What is the ego car to do about its speed?",
         held_out=["Now, what should the ego car do about its speed?"],
     ),
+    "hazard": _ways(
+        "Is there something that the ego car must slow down for?",
+        "Do you see something that the ego car must slow down for?",
+        "Must the ego car slow down for something?",
+        held_out=["Can you see something that the ego car must slow down for?"],
+    ),
     "leave_straight": _ways(
         "Would the ego car leave the road if it kept its speed and went straight on?",
         "If the ego car kept its speed and went straight on, would it leave the road?",
