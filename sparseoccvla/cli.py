@@ -15,6 +15,7 @@ import typer
 
 from sparseoccvla.data.cli import app as bag_app
 from sparseoccvla.errors import InputError
+from sparseoccvla.evaluation.cli import app as eval_app
 from sparseoccvla.metrics.cli import app as score_app
 from sparseoccvla.training.cli import train_command
 from sparseoccvla.world.cli import app as world_app
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(bag_app, name="bag")
 app.add_typer(score_app, name="score")
+app.add_typer(eval_app, name="eval")
 app.add_typer(world_app, name="world")
 app.command("train")(train_command)
 

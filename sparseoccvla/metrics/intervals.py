@@ -80,6 +80,23 @@ def difference_by_scene[M: Metric](
     Raises:
         ValueError: no scene, the two cover different scenes, or a figure of all scenes is None.
     """
+    found = differences_by_scene(per_scene, baseline_per_scene, {"figure": figure}, resamples, level, seed)
+    return found["figure"]
+
+
+def differences_by_scene[M: Metric](
+    per_scene: Mapping[str, M],
+    baseline_per_scene: Mapping[str, M] | None,
+    figures: Mapping[str, Callable[[M], float | None]],
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`difference_by_scene` of several figures by name; drawing, which takes the time, is done once.
+
+    Raises:
+        ValueError: as `difference_by_scene`.
+    """
     if not per_scene:
         raise ValueError("no scene to draw from")
     if baseline_per_scene is not None and set(per_scene) != set(baseline_per_scene):
@@ -89,21 +106,32 @@ def difference_by_scene[M: Metric](
     ours = [per_scene[name] for name in names]
     theirs = [baseline_per_scene[name] for name in names] if baseline_per_scene is not None else None
 
-    def value(times: NDArray[np.integer]) -> float | None:
-        mine = figure(_weighted(ours, times))
-        if mine is None or theirs is None:
-            return mine
-        base = figure(_weighted(theirs, times))
-        return None if base is None else mine - base
+    def values(times: NDArray[np.integer]) -> dict[str, float | None]:
+        mine = _weighted(ours, times)
+        base = _weighted(theirs, times) if theirs is not None else None
+        return {name: _difference(figure, mine, base) for name, figure in figures.items()}
 
-    whole = value(np.ones(len(names), int))
-    if whole is None:
-        raise ValueError("the figure of all scenes together is None: a mean of nothing has no interval")
+    whole = values(np.ones(len(names), int))
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    values = [v for times in drawn if (v := value(times)) is not None]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(whole, float(low), float(high), level, len(names), len(values))
+    drawn = [
+        values(times) for times in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    ]
+    found = {}
+    for name, value in whole.items():
+        if value is None:
+            raise ValueError("the figure of all scenes together is None: a mean of nothing has no interval")
+        kept = [v for draw in drawn if (v := draw[name]) is not None]
+        low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+        found[name] = Interval(value, float(low), float(high), level, len(names), len(kept))
+    return found
+
+
+def _difference[M](figure: Callable[[M], float | None], mine: M, base: M | None) -> float | None:
+    value = figure(mine)
+    if value is None or base is None:
+        return value
+    less = figure(base)
+    return None if less is None else value - less
 
 
 def _weighted[M: Metric](metrics: list[M], times: NDArray[np.integer]) -> M:

@@ -1,0 +1,111 @@
+"""`sparseoccvla eval ...`: how good a model is, on a data set or a bag."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sparseoccvla.config import ModelSource
+from sparseoccvla.evaluation.predictions import Part, Shuffle
+from sparseoccvla.evaluation.runner import RunConfig
+from sparseoccvla.metrics.language import Tokens
+
+app = typer.Typer(help="Measure a model beside rows that need no eyes.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option("--model", help="A model folder, or a name under models/.")]
+DataRoot = Annotated[Path, typer.Option(help="Data set in nuScenes format, real or generated.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the results: new, or of the same run.")]
+Version = Annotated[str | None, typer.Option(help="Needed when the root has several.")]
+Split = Annotated[str, typer.Option(help="Scenes that are scored.")]
+TrainSplit = Annotated[str, typer.Option(help="Scenes the blind rows are fitted on.")]
+Shuffles = Annotated[
+    list[Shuffle] | None,
+    typer.Option("--shuffle", help="A control beside the model; may be repeated."),
+]
+Limit = Annotated[int, typer.Option(help="Keyframes at most, from the beginning; 0: all.")]
+Asked = Annotated[int, typer.Option(help="Keyframes that are asked questions, drawn by the seed; 0: all.")]
+Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
+TokensOption = Annotated[Tokens, typer.Option(help="How sentences become words.")]
+QuestionOnly = Annotated[str, typer.Option(help="A model trained without occupancy tokens, as a blind row.")]
+RaysEvery = Annotated[int, typer.Option(min=1, help="RayIoU of every n-th keyframe.")]
+Backend = Annotated[str, typer.Option(help="Who computes; see the parameter `backend` of the nodes.")]
+Caches = Annotated[Path | None, typer.Option(help="Where caches of samples lie or go; else in --out.")]
+
+
+_HELP = {
+    "occupancy": "Occupancy now: mIoU, IoU and RayIoU by class, beside the static prior.",
+    "forecast": "Occupancy 1, 2 and 3 s ahead, beside persistence.",
+    "planning": "L2 and collision by every protocol, beside constant velocity, ego-only and the expert.",
+    "language": "Texts and closed questions, beside who answers without seeing.",
+    "all": "All of these from one pass over the keyframes.",
+}
+
+
+def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
+    """The command that evaluates these parts; all have the same options."""
+
+    def command(
+        model: Model,
+        dataroot: DataRoot,
+        out: Out,
+        version: Version = None,
+        split: Split = "val",
+        train_split: TrainSplit = "train",
+        shuffle: Shuffles = None,
+        limit: Limit = 0,
+        asked: Asked = 250,
+        seed: Seed = 0,
+        tokens: TokensOption = Tokens.RAW,
+        question_only: QuestionOnly = "",
+        rays_every: RaysEvery = 5,
+        backend: Backend = "torch",
+        caches: Caches = None,
+    ) -> None:
+        from sparseoccvla.data.tables import Tables
+        from sparseoccvla.evaluation.evaluate import Evaluation, evaluate
+
+        evaluation = Evaluation(
+            parts=parts,
+            source=ModelSource(model, backend, threads=os.cpu_count() or 1),
+            tables=Tables(dataroot, version),
+            out=out,
+            command=shlex.join(["sparseoccvla", *sys.argv[1:]]),
+            split=split,
+            train_split=train_split,
+            shuffles=tuple(dict.fromkeys(s for s in shuffle or () if s is not Shuffle.NONE)),
+            run=RunConfig(limit, seed, asked),
+            tokens=tokens,
+            rays_every=rays_every,
+            question_only=question_only,
+            caches=caches,
+        )
+        files = evaluate(evaluation, _progress)
+        report = out / "report.md"
+        print(report.read_text(encoding="utf-8"), file=sys.stderr)
+        print(json.dumps({"out": str(out), "report": str(report), "results": [str(file) for file in files]}))
+
+    return command
+
+
+for _name, _help in _HELP.items():
+    app.command(_name, help=_help)(_command(tuple(Part) if _name == "all" else (Part(_name),)))
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; silent when that is no terminal."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
