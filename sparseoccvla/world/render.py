@@ -47,6 +47,7 @@ class Renderer:
     """Takes pictures of one scene on one device; build it once and use it for every picture."""
 
     def __init__(self, scene: Scene, device: str | torch.device = "cpu"):
+        self.scene = scene
         self.device = torch.device(device)
         on_cpu = self.device.type == "cpu"
         self.stage = scene.stage if on_cpu else Stage(scene.ground, scene.standing, scene.agents, self.device)
@@ -57,7 +58,10 @@ class Renderer:
         self, drive: Drive, camera: RigCamera, stamp_ns: int, size: tuple[int, int] = (704, 396)
     ) -> CameraImage:
         """The picture of `size` (width, height) that a camera takes at `stamp_ns`, its mid-exposure stamp."""
-        lens = lens_of(camera.calibration(size))
+        return self.through(lens_of(camera.calibration(size)), drive, camera, stamp_ns)
+
+    def through(self, lens: Lens, drive: Drive, camera: RigCamera, stamp_ns: int) -> CameraImage:
+        """The picture through any lens in a camera's place: a part of its picture has one of its own."""
         pose = drive.world_from_base(stamp_ns) @ camera.base_from_camera
         world_from_camera = torch.from_numpy(pose).float().to(self.device)
         moving = self.stage.moving(drive.look_at(stamp_ns))
