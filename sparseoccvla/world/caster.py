@@ -48,13 +48,7 @@ def cast(vertices_m: Tensor, lens: Lens) -> Hits:
             y down), counter-clockwise as seen from their visible side; faces seen from behind are not there.
         lens: the camera; rows outside `first_row` to `end_row` stay empty.
     """
-    x, y, z = vertices_m.unbind(dim=-1)
-    pixels = torch.stack([lens.fx * x + lens.cx * z, lens.fy * y + lens.cy * z, z], dim=-1)
-    normal = cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
-    toward = -(normal * vertices_m[:, 0]).sum(dim=-1)  # positive: seen from its visible side
-    planes = -plane_in_pixels(normal, lens) / toward[:, None]
-    scale = normal.abs().sum(dim=-1) * vertices_m[:, 0].abs().sum(dim=-1)
-    visible = (toward > 1e-6 * scale) & _may_be_seen(pixels, lens)
+    pixels, planes, visible = _turned_to(vertices_m, lens)
     pixel, inverse, face = _crossed(pixels, planes, visible, lens)
     # Positive floats are ordered like their bits, so the nearest face is the largest integer.
     key = (inverse.view(torch.int32).to(torch.int64) << 32) + face
@@ -64,6 +58,24 @@ def cast(vertices_m: Tensor, lens: Lens) -> Hits:
     hit = best >= 0
     nearest = torch.where(hit, best >> 32, 0).to(torch.int32).view(torch.float32)
     return Hits(torch.where(hit, best & 0xFFFFFFFF, NOTHING).view(shape), nearest.view(shape), planes)
+
+
+def outlines(vertices_m: Tensor, owner: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:
+    """How many pixels each owner of faces would cover if nothing else were there.
+
+    Args:
+        vertices_m: (F, 4, 3) faces as `cast` takes them.
+        owner: (F,) int64 number of whose each face is.
+        lens: the camera.
+
+    Returns:
+        Numbers of the owners in the picture, and pixels of each (O,).
+    """
+    pixels, planes, visible = _turned_to(vertices_m, lens)
+    pixel, _, face = _crossed(pixels, planes, visible, lens)
+    size = lens.height_px * lens.width_px
+    covered = (owner.index_select(0, face) * size + pixel).unique()
+    return torch.div(covered, size, rounding_mode="floor").unique_consecutive(return_counts=True)
 
 
 def raise_heights(heights: Tensor, faces: Tensor) -> Tensor:
@@ -96,6 +108,17 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
     """
     (ax, ay, az), (bx, by, bz) = a.unbind(dim=-1), b.unbind(dim=-1)
     return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=-1)
+
+
+def _turned_to(vertices_m: Tensor, lens: Lens) -> tuple[Tensor, Tensor, Tensor]:
+    """Corners as u z, v z, z (F, 4, 3), planes (F, 3), and which faces show their visible side (F,)."""
+    x, y, z = vertices_m.unbind(dim=-1)
+    pixels = torch.stack([lens.fx * x + lens.cx * z, lens.fy * y + lens.cy * z, z], dim=-1)
+    normal = cross(vertices_m[:, 1] - vertices_m[:, 0], vertices_m[:, 2] - vertices_m[:, 0])
+    toward = -(normal * vertices_m[:, 0]).sum(dim=-1)  # positive: seen from its visible side
+    planes = -plane_in_pixels(normal, lens) / toward[:, None]
+    scale = normal.abs().sum(dim=-1) * vertices_m[:, 0].abs().sum(dim=-1)
+    return pixels, planes, (toward > 1e-6 * scale) & _may_be_seen(pixels, lens)
 
 
 def _may_be_seen(pixels: Tensor, lens: Lens) -> Tensor:
