@@ -20,9 +20,9 @@ from sparseoccvla.world.language_view import look_around
 from sparseoccvla.world.render import lens_of
 from sparseoccvla.world.style import CITIES
 
-FIRST_SEED = 500_000  # far from those that data sets are made of
+FIRST_SEED = 500_000  # of no data set: theirs end in 2000 to 9999
 SIZE_PX = (352, 128)
-DURATION_S, FIRST_S, EVERY_S, LAST_S = 20.0, 1.0, 1.5, 16.5
+DURATION_S, FIRST_S, EVERY_S, LAST_S = 14.1, 0.5, 1.0, 10.0  # as the keyframes of data sets lie
 LEAST_SCENES = 8  # that must offer an answer; what is rarer is not asked
 
 

@@ -43,9 +43,13 @@ HORIZON_S = 3.0
 TURN_SPEED_MPS, TURN_RADIUS_M, TURN_MOST_MPS, TURN_S = 5.0, 10.0, 8.0, 4.0
 STRAIGHT_LEAST_MPS, STRAIGHT_MOST_M = 2.0, 34.0
 BESIDE_M = (5, 10, 15)
-_ANGLES = np.arange(8) * np.pi / 4
-RING = np.concatenate([[[0.0, 0.0]], np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)])  # 1 m wide
+_ANGLES = np.arange(12) * np.pi / 6
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+DISC = np.concatenate([[[0.0, 0.0]], 0.5 * _CIRCLE, _CIRCLE])  # points within 1 m
+CROWD_M = 75.0  # who may be hit within the horizon
+OVERLAP_M, CLEARANCE_M = 0.3, 0.7  # a hit is at least this deep; a miss keeps at least this far
 _STEP_S = 0.1
+_REACH_M = 12.0  # no two centers of boxes that touch are farther apart
 
 Array = NDArray[np.float64]
 
@@ -259,7 +263,7 @@ class _Crowd:
                 )
         self.things = tuple(sorted(seen, key=lambda thing: thing.distance_m))
         self._numbers = {thing.name: i for i, thing in enumerate(self._catalog)}
-        self._near = near
+        self._crowd = np.nonzero(np.hypot(place[:, 0], place[:, 1]) < CROWD_M)[0]
 
     def _poses(self, stamp_ns: int) -> Array:
         return np.concatenate([self._standing, self.drive.agent_poses_at(stamp_ns)])
@@ -275,17 +279,17 @@ class _Crowd:
         return np.linalg.norm(moved[:, :3], axis=1) * 20
 
     def outlines(self, stamps_ns: Sequence[int]) -> Array:
-        """(T, N, 4, 2) corners of the things nearby in base_link at t0."""
-        poses = np.array([self._poses(t)[self._near] for t in stamps_ns])
+        """(T, N, 4, 2) corners of the things within `CROWD_M` in base_link at t0."""
+        poses = np.array([self._poses(t)[self._crowd] for t in stamps_ns])
         flat = poses[..., :3] @ self.base_from_world[:3, :3].T + self.base_from_world[:3, 3]
         heading = np.arctan2(self.base_from_world[1, 0], self.base_from_world[0, 0])
         planar = np.concatenate([flat[..., :2], poses[..., 3:4] + heading], axis=-1)
-        sizes = np.array([self._catalog[i].size_m[:2] for i in self._near]).reshape(-1, 2)
+        sizes = np.array([self._catalog[i].size_m[:2] for i in self._crowd]).reshape(-1, 2)
         return corners_m(planar, np.broadcast_to(sizes, (*planar.shape[:2], 2)))
 
     def name_of(self, column: int) -> str:
         """Whose outline it is."""
-        return self._catalog[self._near[column]].name
+        return self._catalog[self._crowd[column]].name
 
     def causes(self, t0_ns: int) -> list[Cause]:
         """The events that are in sight now and hold the ego back, or will within the horizon."""
@@ -345,7 +349,7 @@ class _GroundView:
         """(side, meters) to the ground there, where it is the same all around and in plain sight."""
         places = [(side, distance_m) for side in ("left", "right") for distance_m in BESIDE_M]
         points = np.array([(0.0, m if side == "left" else -m) for side, m in places])
-        around = self.classes(points[:, None] + RING)
+        around = self.classes(points[:, None] + DISC)
         world = np.concatenate([points, np.zeros((len(points), 1))], axis=1) @ self.world_from_base[:3, :3].T
         world += self.world_from_base[:3, 3]
         world[:, 2] = self.ground.height_m(world[:, :2])
@@ -358,10 +362,10 @@ class _GroundView:
 
     def leaves(self, path: Array) -> bool | None:
         """Whether somebody whose poses (T, 3) these are leaves the road."""
-        near = self.classes(path[:, None, :2] + 0.8 * RING) == DRIVEABLE
+        near = self.classes(path[:, None, :2] + 0.8 * DISC) == DRIVEABLE
         if not near.any(axis=1).all():
             return True
-        wide = self.classes(path[:, None, :2] + 1.4 * RING) == DRIVEABLE
+        wide = self.classes(path[:, None, :2] + 1.4 * DISC) == DRIVEABLE
         return False if wide.all() else None
 
 
@@ -384,54 +388,59 @@ def _in_sight(points_world_m: Array, drive: Drive, images: Sequence[CameraImage]
     return seen
 
 
-def maneuver_path(maneuver: str, speed_mps: float) -> tuple[Array, Array]:
-    """Times (T,) and planar poses (T, 3) of the ego box's center in base_link at t0."""
+def maneuver_path(maneuver: str, speed_mps: float) -> Array:
+    """Planar poses (T, 3) of the ego box's center in base_link at t0, every `_STEP_S`."""
     if maneuver == "straight":
-        seconds = np.arange(0, HORIZON_S + _STEP_S / 2, _STEP_S)
-        seconds = seconds[seconds * speed_mps <= STRAIGHT_MOST_M]
-        base = np.stack([seconds * speed_mps, np.zeros_like(seconds), np.zeros_like(seconds)], axis=1)
+        way = np.arange(0, HORIZON_S + _STEP_S / 2, _STEP_S) * speed_mps
+        way = way[way <= STRAIGHT_MOST_M]
+        base = np.stack([way, np.zeros_like(way), np.zeros_like(way)], axis=1)
     else:
         sign = 1 if maneuver == "left" else -1
-        seconds = np.arange(0, TURN_S + _STEP_S / 2, _STEP_S)
-        way = seconds * TURN_SPEED_MPS
+        way = np.arange(0, TURN_S + _STEP_S / 2, _STEP_S) * TURN_SPEED_MPS
         yaw = np.minimum(way / TURN_RADIUS_M, np.pi / 2)
         after = np.maximum(way - TURN_RADIUS_M * np.pi / 2, 0)
-        x = TURN_RADIUS_M * np.sin(yaw)
-        y = TURN_RADIUS_M * (1 - np.cos(yaw)) + after
-        base = np.stack([x, sign * y, sign * yaw], axis=1)
-    center = base.copy()
-    center[:, 0] += EGO_CENTER_M * np.cos(base[:, 2])
-    center[:, 1] += EGO_CENTER_M * np.sin(base[:, 2])
-    return seconds, center
+        base = np.stack(
+            [TURN_RADIUS_M * np.sin(yaw), sign * (TURN_RADIUS_M * (1 - np.cos(yaw)) + after), sign * yaw],
+            axis=1,
+        )
+    forward = np.stack([np.cos(base[:, 2]), np.sin(base[:, 2])], axis=1)
+    base[:, :2] += EGO_CENTER_M * forward
+    return base
 
 
 def _what_if(crowd: _Crowd, ground: _GroundView, drive: Drive, t0_ns: int, speed_mps: float) -> list[WhatIf]:
+    stamps = t0_ns + np.round(np.arange(0, TURN_S + _STEP_S / 2, _STEP_S) * NS_PER_S).astype(np.int64)
+    outlines = crowd.outlines(stamps[stamps <= drive.stamps_ns[-1]].tolist())
     found = []
     for maneuver in ("straight", "left", "right"):
-        if maneuver == "straight" and speed_mps < STRAIGHT_LEAST_MPS:
+        if speed_mps < STRAIGHT_LEAST_MPS if maneuver == "straight" else speed_mps > TURN_MOST_MPS:
             continue
-        if maneuver != "straight" and speed_mps > TURN_MOST_MPS:
-            continue
-        seconds, path = maneuver_path(maneuver, speed_mps)
-        stamps = t0_ns + np.round(seconds * NS_PER_S).astype(np.int64)
-        if stamps[-1] > drive.stamps_ns[-1]:
+        path = maneuver_path(maneuver, speed_mps)
+        if len(path) > len(outlines):
             continue
         leaves = ground.leaves(path)
-        if leaves is not False:
-            found.append(WhatIf(maneuver, leaves, None, None))
-            continue
-        outlines = crowd.outlines(stamps.tolist())
-        slim, stout = (
-            corners_m(path, np.array([EGO_LENGTH_M + extra, EGO_WIDTH_M + extra]))[:, None]
-            for extra in (-0.6, 1.4)
-        )
-        hit = convex_touch(np.broadcast_to(slim, outlines.shape), outlines)
-        if not convex_touch(np.broadcast_to(stout, outlines.shape), outlines).any():
-            found.append(WhatIf(maneuver, leaves, False, None))
-        elif hit.any():
-            name = crowd.name_of(int(hit[hit.any(axis=1).argmax()].argmax()))
-            thing = next((t for t in crowd.things if t.name == name and t.plain), None)
-            found.append(WhatIf(maneuver, leaves, True if thing else None, thing))
-        else:
-            found.append(WhatIf(maneuver, leaves, None, None))
+        hits, thing = (None, None) if leaves is not False else _hit(crowd, path, outlines[: len(path)])
+        found.append(WhatIf(maneuver, leaves, hits, thing))
     return found
+
+
+def _hit(crowd: _Crowd, path: Array, outlines: Array) -> tuple[bool | None, SeenThing | None]:
+    """Whether the ego hits something on a path (T, 3), and what in plain sight it hits first."""
+    offset = outlines.mean(axis=2) - path[:, None, :2]
+    near = np.flatnonzero(np.hypot(offset[..., 0], offset[..., 1]).min(axis=0) < _REACH_M)
+    outlines = outlines[:, near]
+    slim, stout = (
+        np.broadcast_to(
+            corners_m(path, np.array([EGO_LENGTH_M + extra, EGO_WIDTH_M + extra]))[:, None], outlines.shape
+        )
+        for extra in (-2 * OVERLAP_M, 2 * CLEARANCE_M)
+    )
+    if not convex_touch(stout, outlines).any():
+        return False, None
+    hit = convex_touch(slim, outlines)
+    if not hit.any():
+        return None, None
+    first = near[hit[hit.any(axis=1).argmax()].argmax()]
+    name = crowd.name_of(int(first))
+    thing = next((thing for thing in crowd.things if thing.name == name and thing.plain), None)
+    return (True if thing else None), thing
