@@ -209,6 +209,13 @@ class SampleCache:
         """(4, 4) at t0, in the odom frame of the sample's scene: places samples of a scene to each other."""
         return np.array(self._views.odom_from_base[self._truths.view[index]])
 
+    def source(self, index: int) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
+        """Picture files of a keyframe, relative to the dataroot, "" where there is none; source_from_odom
+        (N, 4, 4), whose pixels are those of the files; and the files' sizes (N, 2), height and width.
+        """
+        view, views = int(self._truths.view[index]), self._views
+        return self._files[view], np.array(views.source_from_odom[view]), np.array(views.source_px[view])
+
     def occupancy(self, index: int) -> OccupancyLabel | None:
         """The label in base_link at its own time, None where the data set has none."""
         if not self._truths.labeled[index]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ from sparseoccvla.data.cache import VOXELS, SampleCache
 from sparseoccvla.data.occ3d import OccupancyLabel
 from sparseoccvla.errors import InputError
 from sparseoccvla.geometry import inverse
-from sparseoccvla.training.losses import IGNORE, OccupancyTarget
+from sparseoccvla.training.losses import OccupancyTarget
+from sparseoccvla.training.pixels import pixels_of_voxels, stored_pixels
 
 _AHEAD = 3  # batches made before they are asked for
 
@@ -69,6 +71,7 @@ class SceneLoader:
 
     Args:
         cache: of the training split.
+        dataroot: that it was made from.
         frames: T of the encoder.
         stride_px: of the encoder's finest level.
         repeat_history: of the encoder; see `network_inputs`.
@@ -79,6 +82,7 @@ class SceneLoader:
     def __init__(
         self,
         cache: SampleCache,
+        dataroot: Path,
         frames: int,
         stride_px: int,
         repeat_history: bool,
@@ -86,6 +90,7 @@ class SceneLoader:
         seed: int,
     ) -> None:
         self._cache = cache
+        self._dataroot = dataroot
         self._frames = frames
         self._stride_px = stride_px
         self._repeat_history = repeat_history
@@ -117,8 +122,17 @@ class SceneLoader:
         history = self._cache.history(index, self._frames, self._augmentation, rng)
         inputs = network_inputs(history, self._repeat_history)
         target = occupancy_target(label, truth.base_from_label)
-        classes, depth_m = pixels_of_voxels(target, inputs, self._stride_px)
-        return inputs, target, classes, depth_m
+        assert history[0] is not None
+        pixels = stored_pixels(self._dataroot, *self._cache.source(index), history[0], self._stride_px)
+        if pixels is None:
+            pixels = pixels_of_voxels(
+                target,
+                inputs.image_from_base[0],
+                inputs.valid[0],
+                self._cache.config.size_px,
+                self._stride_px,
+            )
+        return inputs, target, *pixels
 
 
 def network_inputs(history: Sequence[EncoderInput | None], repeat_history: bool) -> NetworkInputs:
@@ -159,36 +173,6 @@ def occupancy_target(label: OccupancyLabel, base_from_label: NDArray[np.float64]
 _CENTERS_M: NDArray[np.float32] = OCC3D_GRID.centers_m(
     np.indices(OCC3D_GRID.shape).reshape(3, VOXELS).T
 ).astype(np.float32)
-
-
-def pixels_of_voxels(target: OccupancyTarget, inputs: NetworkInputs, stride_px: int) -> tuple[Tensor, Tensor]:
-    """Class (N, h, w) uint8 and depth (N, h, w) of picture cells from the nearest visible voxel in each.
-
-    Sparse beyond 12 m, where a voxel is smaller than a cell; cells without one are IGNORE and 0.
-    """
-    visible = target.visible
-    base_from_label = torch.linalg.inv(target.label_from_base.double()).float()
-    points = target.points_m[visible] @ base_from_label[:3, :3].T + base_from_label[:3, 3]
-    labels = target.labels[visible]
-    matrices = inputs.image_from_base[0]
-    cameras = len(matrices)
-    rows, columns = (side // stride_px for side in inputs.images_rgb.shape[-2:])
-    x, y, depth = (matrices[:, :3, :3] @ points.T + matrices[:, :3, 3:]).unbind(dim=1)  # (N, M)
-    safe = depth.clamp(min=0.1) * stride_px
-    column, row = (x / safe).floor().long(), (y / safe).floor().long()
-    seen = (depth > 0.5) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    seen &= inputs.valid[0][:, None] > 0
-    camera, voxel = seen.nonzero(as_tuple=True)
-    cell = (camera * rows + row[seen]) * columns + column[seen]
-    near = depth[seen]
-    # Far ones first: of equal cells the last written stays.
-    order = torch.argsort(near, descending=True, stable=True).numpy()
-    classes = np.full(cameras * rows * columns, IGNORE, np.uint8)
-    depth_m = np.zeros(cameras * rows * columns, np.float32)
-    classes[cell.numpy()[order]] = labels[voxel].numpy()[order]
-    depth_m[cell.numpy()[order]] = near.numpy()[order]
-    shape = (cameras, rows, columns)
-    return torch.from_numpy(classes).view(shape), torch.from_numpy(depth_m).view(shape)
 
 
 def draw_seed(seed: int, position: int) -> int:

@@ -38,7 +38,7 @@ class Run:
     def __init__(
         self, config: TrainingConfig, dataroot: Path, version: str | None, cache: Path, out: Path
     ) -> None:
-        self.config, self.out = config, out
+        self.config, self.dataroot, self.out = config, dataroot, out
         self.model = model_config(config.model)
         self._tables = Tables(dataroot, version)
         self._cache = cache
@@ -71,6 +71,7 @@ def train_encoder(run: Run, length: Length) -> None:
     cache = run.split(config.train_split)
     loader = SceneLoader(
         cache,
+        run.dataroot,
         encoder.config.frames,
         encoder.config.backbone.strides[0],
         encoder.config.repeat_history,
