@@ -78,22 +78,23 @@ def outlines(vertices_m: Tensor, owner: Tensor, lens: Lens) -> tuple[Tensor, Ten
     return torch.div(covered, size, rounding_mode="floor").unique_consecutive(return_counts=True)
 
 
-def raise_heights(heights: Tensor, faces: Tensor) -> Tensor:
-    """A height map after parallel rays have met more faces.
+def heights_of(faces: Tensor, columns: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Where parallel rays meet faces from above: cell of a height map and height of every meeting (N,).
 
     Args:
-        heights: (H, W) height of the highest point so far, at least 0.
         faces: (F, 4, 3) corners as column, row and height, clockwise on the map as seen from above (rows grow
             downward); faces that look down are not there.
+        columns: of the map.
+        rows: of the map.
     """
-    lens = Lens(1, 1, 0, 0, heights.shape[1], heights.shape[0])
+    lens = Lens(1, 1, 0, 0, columns, rows)
     flat = torch.stack([faces[..., 0], faces[..., 1], torch.ones_like(faces[..., 2])], dim=-1)
     a = faces[:, 0]
     normal = cross(faces[:, 1] - a, faces[:, 2] - a)
     slope = -normal[:, :2] / normal[:, 2:].clamp(max=-1e-6)
     planes = torch.cat([slope, (a[:, 2] - (slope * a[:, :2]).sum(dim=-1))[:, None]], dim=1)
     pixel, height, _ = _crossed(flat, planes, (normal[:, 2] < -1e-6) & _may_be_seen(flat, lens), lens)
-    return heights.reshape(-1).scatter_reduce(0, pixel, height, "amax").view(heights.shape)
+    return pixel, height
 
 
 def plane_in_pixels(normal: Tensor, lens: Lens) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,8 +67,8 @@ class Renderer:
         world_from_camera = torch.from_numpy(pose).float().to(self.device)
         moving = self.stage.moving(drive.look_at(stamp_ns))
         hits, faces = self.stage.cast(world_from_camera, lens, moving)
-        shadow = self._shadow and self._shadow.with_faces(moving.vertices_m)
-        rgb, ground = self._shader.shade(hits, View(world_from_camera, lens), faces, shadow)
+        with self._shadow.joined_by(moving.vertices_m) if self._shadow else nullcontext():
+            rgb, ground = self._shader.shade(hits, View(world_from_camera, lens), faces, self._shadow)
         seen = hits.face >= 0
         face = hits.face.clamp(min=0)
         label = torch.where(seen, faces.label[face], FREE_CLASS).to(torch.uint8)

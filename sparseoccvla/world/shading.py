@@ -5,6 +5,8 @@ Colors are linear light until the very end, where the square root stands in for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from sparseoccvla.contracts import FREE_CLASS
-from sparseoccvla.world.caster import Hits, Lens, raise_heights
+from sparseoccvla.world.caster import Hits, Lens, heights_of
 from sparseoccvla.world.ground import CELL_M, Channel, Ground, classify, sample_fields
 from sparseoccvla.world.markings import Markings
 from sparseoccvla.world.shapes import Color, Material
@@ -82,7 +84,8 @@ class ShadowMap:
         size = np.ceil((seen.max(axis=0) - self._low)[:2] / SHADOW_CELL_M).astype(int) + 1
         self._axes = torch.tensor(axes, dtype=torch.float32, device=device)
         self._origin = torch.tensor(self._low, dtype=torch.float32, device=device)
-        self.heights = torch.zeros((int(size[1]), int(size[0])), device=device)
+        self._columns, self._rows = int(size[0]), int(size[1])
+        self._heights = torch.zeros(self._columns * self._rows, device=device)
 
     @classmethod
     def over(cls, faces: Faces, ground_count: int, sky: Sky) -> ShadowMap | None:
@@ -101,26 +104,35 @@ class ShadowMap:
 
     def add(self, vertices_m: Tensor) -> None:
         """Let faces (F, 4, 3) throw shadows from now on."""
-        self.heights = raise_heights(self.heights, self._seen(vertices_m))
+        cell, height = self._cells(vertices_m)
+        self._heights.scatter_reduce_(0, cell, height, "amax")
 
-    def with_faces(self, vertices_m: Tensor) -> ShadowMap:
-        """A copy in which more faces throw shadows."""
-        copy = ShadowMap.__new__(ShadowMap)
-        copy.__dict__.update(self.__dict__)
-        copy.add(vertices_m)
-        return copy
+    @contextmanager
+    def joined_by(self, vertices_m: Tensor) -> Iterator[None]:
+        """Let more faces throw shadows for a while: a copy of the map would take longer than a picture."""
+        cell, height = self._cells(vertices_m)
+        before = self._heights.index_select(0, cell)
+        self._heights.scatter_reduce_(0, cell, height, "amax")
+        try:
+            yield
+        finally:
+            self._heights[cell] = before
+
+    def _cells(self, vertices_m: Tensor) -> tuple[Tensor, Tensor]:
+        return heights_of(self._seen(vertices_m), self._columns, self._rows)
 
     def light(self, x: Tensor, y: Tensor, z: Tensor, bias_m: float = 0.05) -> Tensor:
         """(N,) share of the sun that reaches points."""
         u, v, height = self._seen(torch.stack([x, y, z], dim=-1)).unbind(dim=-1)
-        rows, columns = self.heights.shape
-        u, v = u.clamp(0, columns - 1.001), v.clamp(0, rows - 1.001)
+        u, v = u.clamp(0, self._columns - 1.001), v.clamp(0, self._rows - 1.001)
         column, row = u.floor(), v.floor()
         a, b = u - column, v - row
-        index = (row * columns + column).to(torch.int64)
-        flat = self.heights.reshape(-1)
+        index = (row * self._columns + column).to(torch.int64)
         limit = height + bias_m
-        lit = [(flat.index_select(0, index + step) < limit).float() for step in (0, 1, columns, columns + 1)]
+        lit = [
+            (self._heights.index_select(0, index + step) < limit).float()
+            for step in (0, 1, self._columns, self._columns + 1)
+        ]
         return (1 - b) * ((1 - a) * lit[0] + a * lit[1]) + b * ((1 - a) * lit[2] + a * lit[3])
 
 
