@@ -18,6 +18,7 @@ from sparseoccvla.world.things import Thing
 
 FAR_M = 1500.0
 LEAST_PIXELS = 0.35  # faces whose radius is smaller than this in the picture are left out
+FACING_M = 0.01  # the camera may be this far behind a face's plane before the face is left out
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Stage:
         things, owner = _faces_of(standing, 1)
         poses = torch.from_numpy(matrices_of(np.array([thing.pose for thing in standing]).reshape(-1, 6)))
         self._static = _to(earth.join(_placed(things, owner, poses.float())), device)
-        self._static_bounds = _bounds(self._static.vertices_m)
+        self._static_bounds = _Bounds.of(self._static)
         self.ground_count = count
         moving, owner = _faces_of(agents, 1 + len(standing))
         self._moving, self._owner = _to(moving, device), owner.to(device)
@@ -102,9 +103,9 @@ class Stage:
         return cast(vertices_m, lens), faces
 
     def in_view(self, world_from_camera: Tensor, lens: Lens, moving: Faces) -> tuple[Faces, Tensor]:
-        """Faces that a camera (4, 4) may see, and their corners (F, 4, 3) in its frame."""
-        chosen = _in_view(*self._static_bounds, world_from_camera, lens)
-        also = _in_view(*_bounds(moving.vertices_m), world_from_camera, lens)
+        """Faces that a camera (4, 4) may see, turned to it, and their corners (F, 4, 3) in its frame."""
+        chosen = self._static_bounds.in_view(world_from_camera, lens)
+        also = _Bounds.of(moving).in_view(world_from_camera, lens)
         faces = self._static.select(chosen).join(moving.select(also))
         return faces, (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
 
@@ -148,23 +149,39 @@ def _placed(faces: Faces, owner: Tensor, world_from_thing: Tensor) -> Faces:
     return replace(faces, vertices_m=vertices, normals=normals)
 
 
-def _bounds(vertices_m: Tensor) -> tuple[Tensor, Tensor]:
-    """Center (F, 3) and radius (F,) of spheres around faces."""
-    center = (vertices_m[:, 0] + vertices_m[:, 2]) / 2
-    radius = (vertices_m - center[:, None]).square().sum(dim=-1).amax(dim=1).sqrt()
-    return center, radius
+@dataclass(frozen=True)
+class _Bounds:
+    """What tells quickly that a face can't be in a picture."""
 
+    center_m: Tensor  # (3, F)
+    radius_m: Tensor  # (F,)
+    normals: Tensor  # (F, 3)
+    offset_m: Tensor  # (F,) of the face's plane: normal . point = offset
 
-def _in_view(center_m: Tensor, radius_m: Tensor, world_from_camera: Tensor, lens: Lens) -> Tensor:
-    """Indices of the spheres that the camera may see and that are not too small."""
-    x, y, z = ((center_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]).unbind(dim=1)
-    seen = (z > -radius_m) & (z < FAR_M) & (radius_m * lens.fx > LEAST_PIXELS * z)
-    end = lens.end_row or lens.height_px
-    for along, focal, low, high in (
-        (x, lens.fx, -lens.cx, lens.width_px - lens.cx),
-        (y, lens.fy, lens.first_row - lens.cy, end - lens.cy),
-    ):
-        for sign, edge in ((1, high / focal), (-1, low / focal)):
-            # Distance from the plane through the camera and one side of the picture.
-            seen &= sign * (along - edge * z) < radius_m * float(np.hypot(1, edge))
-    return seen.nonzero()[:, 0]
+    @classmethod
+    def of(cls, faces: Faces) -> _Bounds:
+        center = (faces.vertices_m[:, 0] + faces.vertices_m[:, 2]) / 2
+        radius = (faces.vertices_m - center[:, None]).square().sum(dim=-1).amax(dim=1).sqrt()
+        offset = (faces.normals * faces.vertices_m[:, 0]).sum(dim=1)
+        return cls(center.T.contiguous(), radius, faces.normals, offset)
+
+    def in_view(self, world_from_camera: Tensor, lens: Lens) -> Tensor:
+        """Indices of faces that are turned to a camera, may be in its picture and are not too small."""
+        left, right = -lens.cx / lens.fx, (lens.width_px - lens.cx) / lens.fx
+        low = (lens.first_row - lens.cy) / lens.fy
+        high = ((lens.end_row or lens.height_px) - lens.cy) / lens.fy
+        # Planes through the camera and one side of the picture, and the one across its view.
+        sides = torch.tensor(
+            [[1, 0, -left], [-1, 0, right], [0, 1, -low], [0, -1, high], [0, 0, 1]],
+            dtype=torch.float32,
+            device=self.radius_m.device,
+        )
+        sides /= sides.norm(dim=1, keepdim=True)
+        turned = sides @ world_from_camera[:3, :3].T
+        eye = world_from_camera[:3, 3]
+        distance = torch.addmm(-(turned @ eye)[:, None], turned, self.center_m)
+        z = distance[4]
+        seen = (distance.amin(dim=0) > -self.radius_m) & (z < FAR_M)
+        seen &= self.radius_m * lens.fx > LEAST_PIXELS * z
+        seen &= self.normals @ eye > self.offset_m - FACING_M
+        return seen.nonzero()[:, 0]
