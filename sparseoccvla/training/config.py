@@ -44,6 +44,53 @@ class EncoderTraining(Checked):
 
 
 @dataclass(frozen=True)
+class DrivingTraining(Checked):
+    """What reasoner, forecaster and planner learn, in the stages `planning` and `joint`."""
+
+    occupancy: OccupancyLossConfig = field(default_factory=OccupancyLossConfig)
+    questions: int = setting(8, "Asked about each keyframe in a step; they share the scene.", low=0, high=64)
+    sight_share: float = setting(
+        0.3, "Of keyframes drawn from those between a hazard's appearing and the driver's reacting.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    null_share: float = setting(0.15, "Of keyframes planned without T_r.", low=0.0, high=1.0)
+    stale_share: float = setting(
+        0.35, "Of keyframes planned with the T_r of an earlier one.", low=0.0, high=1.0
+    )
+    stale_frames: int = setting(2, "How many keyframes earlier at most.", low=1, high=8)
+    forecast_samples: int = setting(4, "Keyframes of a step whose future is learned.", low=0)
+    forecast_columns: int = setting(0, "Points of each query that are forecast in a step; 0: all.", low=0)
+    text_weight: float = setting(1.0, "Of answers.", low=0.0)
+    score_weight: float = setting(1.0, "Of anchor scores.", low=0.0)
+    path_weight: float = setting(1.0, "Of the path's steps.", low=0.0)
+    forecast_weight: float = setting(1.0, "Of the forecast.", low=0.0)
+    anchors: str = setting(
+        "kmeans", "kmeans: of the training paths; model: the model's.", choices=("kmeans", "model")
+    )
+    vocabulary: int = setting(
+        1536, "Of a tokenizer trained for a language model built from sizes.", low=300, high=65536
+    )
+
+
+@dataclass(frozen=True)
+class PlanningTraining(Checked):
+    """Stage `planning`: everything behind a frozen encoder, whose queries are computed once."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    driving: DrivingTraining = field(default_factory=DrivingTraining)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    variants: int = setting(2, "Views of each keyframe, the first as it is driven.", low=1, high=64)
+
+
+@dataclass(frozen=True)
+class JointTraining(Checked):
+    """Stage `joint`: everything, so that planner and language model reach the encoder."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    encoder_weight: float = setting(1.0, "Of all terms of the encoder's own stage.", low=0.0)
+
+
+@dataclass(frozen=True)
 class TrainingConfig(Checked):
     """Everything about a training run but its data, its place and its length."""
 
@@ -61,7 +108,10 @@ class TrainingConfig(Checked):
     validate_minutes: float = setting(4.0, "Between validations.", unit="min", low=0.0)
     checkpoint_minutes: float = setting(2.0, "Between checkpoints.", unit="min", low=0.0)
     log_steps: int = setting(20, "Steps between lines of the log.", low=1)
+    validation_texts: int = setting(16, "Answers written out in a validation.", low=0)
     encoder: EncoderTraining = field(default_factory=EncoderTraining)
+    planning: PlanningTraining = field(default_factory=PlanningTraining)
+    joint: JointTraining = field(default_factory=JointTraining)
 
 
 def read_training_config(path: Path) -> TrainingConfig:

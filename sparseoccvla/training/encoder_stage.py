@@ -27,14 +27,7 @@ class EncoderTask(Task):
         super().__init__()
         self.encoder = encoder
         self.config = config
-        self.weights = {
-            "points_initial": config.initial_weight,
-            "auxiliary": config.auxiliary_weight,
-        } | {
-            f"{part}_{layer}": config.earlier_layer_weight
-            for layer in range(len(encoder.config.points) - 1)
-            for part in ("points", "classes")
-        }
+        self.weights = encoder_weights(config, len(encoder.config.points))
         self.pretrained_prefixes = (
             ("encoder.backbone.trunk.net",) if encoder.config.backbone.kind == "resnet50" else ()
         )
@@ -43,7 +36,9 @@ class EncoderTask(Task):
 
     def forward(self, batch: SceneBatch, step: int) -> dict[str, Term]:
         """See `Task`."""
-        columns = self._columns(step, batch.inputs.valid.device)
+        columns = some_columns(
+            self.encoder.config.points[-1], self.config.last_layer_points, self._seed, step
+        )
         decoded = encode(self.encoder, batch.inputs, columns)
         return encoder_terms(decoded, batch, self.config, columns)
 
@@ -51,14 +46,24 @@ class EncoderTask(Task):
         """See `Task`."""
         return self._check(self.encoder)
 
-    def _columns(self, step: int, device: torch.device) -> Tensor | None:
-        """Which points of each query of the last layer are classified; equal on all processes."""
-        points = self.encoder.config.points[-1]
-        if not 0 < self.config.last_layer_points < points:
-            return None
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-        chosen = torch.randperm(points, generator=generator)[: self.config.last_layer_points]
-        return chosen.sort().values.to(device)
+
+def encoder_weights(config: EncoderTraining, layers: int) -> dict[str, float]:
+    """Weights of the terms of `encoder_terms`."""
+    weights = {"points_initial": config.initial_weight, "auxiliary": config.auxiliary_weight}
+    for layer in range(layers - 1):
+        weights |= {
+            f"points_{layer}": config.earlier_layer_weight,
+            f"classes_{layer}": config.earlier_layer_weight,
+        }
+    return weights
+
+
+def some_columns(points: int, many: int, seed: int, step: int) -> Tensor | None:
+    """Which of each query's points take part in a step, equal on all processes; None for all."""
+    if not 0 < many < points:
+        return None
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.randperm(points, generator=generator)[:many].sort().values
 
 
 def encode(encoder: Encoder, inputs: NetworkInputs, columns: Tensor | None = None) -> Decoded:

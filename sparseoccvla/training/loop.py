@@ -110,8 +110,8 @@ class Loop:
         self._report = Report(out, stage, self.step, accelerator.is_main_process)
         self._model, self._optimizer = accelerator.prepare(task, self._optimizer)
 
-    def run(self) -> None:
-        """Train, validate and keep checkpoints until done."""
+    def run(self) -> dict[str, float]:
+        """Train, validate and keep checkpoints until done; the last figures."""
         began, before_s = time.monotonic(), self.elapsed_s
         checked = validated = began
         self.task.train()
@@ -129,8 +129,9 @@ class Loop:
                 if now - checked > 60 * self.config.checkpoint_minutes:
                     self.save()
                     checked = time.monotonic()
-            self._validate()
+            figures = self._validate()
             self.save()
+        return figures
 
     def _train_step(self, batch: Any, done: float) -> None:
         accelerator, schedule = self.accelerator, self.schedule
@@ -166,7 +167,8 @@ class Loop:
             return due
         return bool(broadcast(torch.tensor(float(due), device=self.accelerator.device)))
 
-    def _validate(self) -> None:
+    def _validate(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
         if self.accelerator.is_main_process:
             self.task.eval()
             with torch.no_grad():
@@ -174,6 +176,7 @@ class Loop:
             self.task.train()
             self._report.figures(self.step, figures, self.elapsed_s)
         self.accelerator.wait_for_everyone()
+        return figures
 
     def save(self) -> None:
         """Write the checkpoint; a kill at any moment leaves the old or the new one."""
@@ -181,7 +184,7 @@ class Loop:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "weights": self.task.state_dict(),
+            "weights": self._stored(),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
@@ -193,6 +196,11 @@ class Loop:
             os.fsync(file.fileno())
         partial.replace(self._file)
 
+    def _stored(self) -> dict[str, Tensor]:
+        """All but frozen parameters, which came from elsewhere and are there again."""
+        frozen = {name for name, parameter in self.task.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.task.state_dict().items() if name not in frozen}
+
     def _resume(self) -> None:
         if not self._file.exists():
             return
@@ -202,7 +210,11 @@ class Loop:
                 f"{self._file} was written with other settings than asked for now; repeat the command that "
                 "began it, or choose another --out"
             )
-        self.task.load_state_dict(state["weights"])
+        missing = self.task.load_state_dict(state["weights"], strict=False).missing_keys
+        if set(missing) & set(self._stored()):
+            raise InputError(
+                f"{self._file} lacks {sorted(missing)[:3]}; it is of another version: choose another --out"
+            )
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
 

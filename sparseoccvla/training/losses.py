@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseoccvla.contracts import FLAT_CLASSES, FREE_CLASS, NUM_CLASSES, NUM_MODES
+from sparseoccvla.contracts import FLAT_CLASSES, FREE_CLASS, NUM_CLASSES, NUM_MODES, OCC3D_GRID
 from sparseoccvla.encoder import Auxiliary, Decoded
 from sparseoccvla.forecaster import ForecastStep
 from sparseoccvla.planner import Diffusion
@@ -77,20 +77,41 @@ class OccupancyTarget:
         visible: (M,) whether a camera sees the voxel.
         label_from_base: (4, 4) from base_link at t0, as labels are made at the lidar's time. Moving the
             predictions instead of the voxels keeps a tree valid for every epoch.
+        bounded: leave out predictions outside the label's grid, as of a future one: nobody knows.
     """
 
-    def __init__(self, points_m: Tensor, labels: Tensor, visible: Tensor, label_from_base: Tensor) -> None:
+    def __init__(
+        self,
+        points_m: Tensor,
+        labels: Tensor,
+        visible: Tensor,
+        label_from_base: Tensor,
+        bounded: bool = False,
+    ) -> None:
         # A frame with nothing in it has no neighbors; the losses leave it out.
         self.neighbors = Neighbors(points_m)
         self.points_m = points_m
         self.labels = labels
         self.visible = visible
         self.label_from_base = label_from_base
+        self.bounded = bounded
 
     def to(self, device: torch.device) -> OccupancyTarget:
         """The target on a device."""
-        tensors = (self.points_m, self.labels, self.visible, self.label_from_base)
-        return OccupancyTarget(*(tensor.to(device) for tensor in tensors))
+        return OccupancyTarget(
+            self.points_m.to(device),
+            self.labels.to(device),
+            self.visible.to(device),
+            self.label_from_base.to(device),
+            self.bounded,
+        )
+
+    def counts(self, points_m: Tensor) -> Tensor:
+        """1 for each point (n, 3) of the label's frame that has a truth, else 0."""
+        if not self.bounded:
+            return torch.ones(len(points_m), device=points_m.device)
+        low, high = points_m.new_tensor(OCC3D_GRID.min_m), points_m.new_tensor(OCC3D_GRID.max_m)
+        return ((points_m > low) & (points_m < high)).all(dim=1).float()
 
     def in_label_frame(self, points_base_m: Tensor) -> Tensor:
         """Points (n, 3) of base_link at t0 in the label's frame."""
@@ -224,7 +245,8 @@ def _point_term(
     to_voxels = F.smooth_l1_loss(found_m, voxels_m, reduction="none", beta=config.beta_m).sum(dim=1)
     nearest_m = target.points_m[match.nearest]
     to_points = F.smooth_l1_loss(asked_m, nearest_m, reduction="none", beta=config.beta_m).sum(dim=1)
-    total = (weight * to_voxels).mean() + to_points.mean()
+    counts = target.counts(asked_m.detach())
+    total = (weight * to_voxels).mean() + (counts * to_points).sum() / counts.sum().clamp(min=1)
     return Term(config.point_weight * total, total.new_ones(()))
 
 
@@ -249,9 +271,10 @@ def _class_term(
     else:
         labels = torch.full((len(points_m),), FREE_CLASS, device=points_m.device)
         gap_m = torch.full((len(points_m),), torch.inf, device=points_m.device)
-    weight = torch.ones_like(gap_m)
+    counts = target.counts(points_m)
+    weight = counts
     if config.weigh_by_distance:
-        weight = 1 + points_m[:, :2].norm(dim=1) / (80.0 * 2**0.5)
+        weight = counts + counts * points_m[:, :2].norm(dim=1) / (80.0 * 2**0.5)
     class_weights = logits.new_tensor(config.class_weights)
     if logits.shape[1] == NUM_CLASSES:
         loss = focal_loss(logits, labels, config.focal_gamma, config.focal_alpha)  # (n, K)
@@ -261,7 +284,7 @@ def _class_term(
         class_weights = torch.cat([class_weights, class_weights.new_tensor([config.free_weight])])
         loss = F.cross_entropy(logits, labels, reduction="none")
         total = (loss * class_weights[labels] * weight).sum()
-    return Term(config.class_weight * total, total.new_tensor(float(len(points_m))))
+    return Term(config.class_weight * total, counts.sum())
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:

@@ -7,6 +7,7 @@ points above the ground, say whether anything is seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from sparseoccvla.encoder import Encoder
 from sparseoccvla.geometry import inverse, transform
 from sparseoccvla.metrics.occupancy import Convention, Mask, OccupancyMetric
 from sparseoccvla.training.batches import NetworkInputs, network_inputs
-from sparseoccvla.voxels import VoxelRule, drop_strays, voxelize
+from sparseoccvla.voxels import VoxelRule, Voxels, drop_strays, voxelize
 
 GROUND_BELOW_M = 0.35  # points above are off the ground plane
 # Of movable and standing classes, those that are rare in no data set.
@@ -110,10 +111,14 @@ def voxel_labels(scored: ScoredPoints, rule: VoxelRule) -> NDArray[np.uint8]:
     """Labels (200, 200, 16) in the label's frame; points are moved, not voxels, so nothing is resampled."""
     points = drop_strays(scored.points_m, scored.scores, rule.max_spread_m)
     moved = transform(scored.label_from_base, points.points_base_m)
-    voxels = voxelize(OccupancyPoints(moved, points.class_scores), rule)
-    dense = np.full(OCC3D_GRID.shape, FREE_CLASS, np.uint8)
-    dense[tuple(voxels.indices.T)] = voxels.labels
-    return dense
+    return dense(voxelize(OccupancyPoints(moved, points.class_scores), rule))
+
+
+def dense(voxels: Voxels) -> NDArray[np.uint8]:
+    """Labels (200, 200, 16), FREE_CLASS where nothing is."""
+    labels = np.full(OCC3D_GRID.shape, FREE_CLASS, np.uint8)
+    labels[tuple(voxels.indices.T)] = voxels.labels
+    return labels
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -123,8 +128,6 @@ def spread(count: int, most: int) -> list[int]:
 
 def tuned_rule(scored: Sequence[ScoredPoints], rule: VoxelRule) -> tuple[VoxelRule, float]:
     """The rule with the threshold and flat spread that give the best mIoU on training scenes."""
-    from dataclasses import replace
-
     best = (rule, -1.0)
     for flat_spread in (0.0, 0.35, 0.5, 0.7):
         for threshold in (0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5):

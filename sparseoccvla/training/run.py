@@ -1,27 +1,60 @@
-"""`sparseoccvla train`: from a command to a finished stage."""
+"""`sparseoccvla train`: from a command to a finished stage and a model folder.
+
+A run is a folder:
+
+    training.json   the settings
+    checkpoints/    one file a stage; the same command goes on from it
+    metrics.jsonl   losses and figures, also in tensorboard/
+    tokens/         what the frozen encoder says, for stage `planning`
+    model/          what `--model` takes, written anew after each stage
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from sparseoccvla.anchors import kmeans_anchors, read_anchors
+from sparseoccvla.contracts import NUM_ANCHORS, NUM_STEPS
 from sparseoccvla.data.cache import CacheConfig, SampleCache
 from sparseoccvla.data.cache_build import open_cache
 from sparseoccvla.data.tables import Tables
 from sparseoccvla.encoder import Encoder
 from sparseoccvla.errors import InputError
-from sparseoccvla.model import ModelConfig, read_config
-from sparseoccvla.runtime.manifest import find_model
-from sparseoccvla.training.batches import SceneBatch, SceneLoader, made_ahead, places_of_step
-from sparseoccvla.training.config import TrainingConfig
+from sparseoccvla.language import load_tokenizer
+from sparseoccvla.model import ModelConfig, SparseOccVLA, read_config
+from sparseoccvla.planner import Planner
+from sparseoccvla.reasoner import Reasoner
+from sparseoccvla.runtime.manifest import Manifest, find_model, read_manifest
+from sparseoccvla.training.batches import SceneLoader, made_ahead, places_of_step
+from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
+from sparseoccvla.training.driving import DrivingSampler
+from sparseoccvla.training.driving_check import DrivingCheck
 from sparseoccvla.training.encoder_stage import EncoderTask
-from sparseoccvla.training.loop import Length, Loop, make_accelerator
-from sparseoccvla.training.occupancy_check import OccupancyCheck
+from sparseoccvla.training.joint_stage import JointLoader, JointTask
+from sparseoccvla.training.loop import Length, Loop, Task, make_accelerator
+from sparseoccvla.training.model_folder import ModelParts, card_of, check_matches, write_model
+from sparseoccvla.training.occupancy_check import OccupancyCheck, tuned_rule
+from sparseoccvla.training.packing import Texts
+from sparseoccvla.training.planning_stage import PlanningTask, TokenLoader
+from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
+from sparseoccvla.training.tokens import QueriesOf, TokenCache, open_tokens
+from sparseoccvla.weights import load_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STAGES = ("teacher", "encoder", "planning", "joint")
+_RULE_SAMPLES = 32  # training keyframes that the voxel rule is tuned on
 
 
 class Run:
@@ -39,66 +72,122 @@ class Run:
         self, config: TrainingConfig, dataroot: Path, version: str | None, cache: Path, out: Path
     ) -> None:
         self.config, self.dataroot, self.out = config, dataroot, out
-        self.model = model_config(config.model)
+        self.accelerator: Accelerator = make_accelerator(config)
+        self.sizes = model_config(config.model)
         self._tables = Tables(dataroot, version)
         self._cache = cache
         out.mkdir(parents=True, exist_ok=True)
-        (out / "training.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+        if self.accelerator.is_main_process:
+            (out / "training.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
 
     @property
     def precision(self) -> torch.dtype:
         return torch.bfloat16 if self.config.precision == "bf16" else torch.float32
 
+    @property
+    def model_folder(self) -> Path:
+        return self.out / "model"
+
     def split(self, name: str) -> SampleCache:
-        """The samples of a split."""
-        height, width = self.model.encoder.image_size_px
+        """The samples of a split; one process makes the cache, the others wait for it."""
+        height, width = self.sizes.encoder.image_size_px
         wanted = CacheConfig(height_px=height, width_px=width)
-        return open_cache(self._tables, name, wanted, self._cache / name, threads=self.config.threads)
+        with self.accelerator.main_process_first():
+            return open_cache(self._tables, name, wanted, self._cache / name, threads=self.config.threads)
+
+    def scenes(self, cache: SampleCache) -> SceneLoader:
+        """The loader of camera sets for training."""
+        encoder = self.sizes.encoder
+        return SceneLoader(
+            cache,
+            self.dataroot,
+            encoder.frames,
+            encoder.backbone.strides[0],
+            encoder.repeat_history,
+            self.config.encoder.augmentation,
+            self.config.seed,
+        )
+
+    def loop(
+        self,
+        stage: str,
+        task: Task,
+        make: Callable[[list[tuple[int, int]]], Any],
+        samples: int,
+        schedule: ScheduleConfig,
+        length: Length,
+    ) -> Loop:
+        """The loop of a stage whose batches `make` makes of (position, sample) pairs."""
+        accelerator, seed = self.accelerator, self.config.seed
+
+        def batch(step: int) -> Any:
+            places = places_of_step(
+                step, schedule.batch, samples, seed, accelerator.process_index, accelerator.num_processes
+            )
+            return make(places).to(accelerator.device)
+
+        return Loop(
+            stage,
+            task,
+            lambda first: made_ahead(batch, first, self.config.threads),
+            schedule,
+            self.config,
+            length if length.steps or length.minutes else Length(schedule.steps),
+            self.out,
+            accelerator,
+        )
+
+    def trained(self, needed: tuple[str, ...]) -> tuple[Manifest, ModelConfig]:
+        """The model of the stages before.
+
+        Raises:
+            InputError: there is none, a stage it needs is not trained, or its encoder has other sizes.
+        """
+        if not (self.model_folder / "manifest.json").exists():
+            raise InputError(
+                f"{self.model_folder} is not there; train --stage encoder with the same --out first"
+            )
+        manifest = read_manifest(str(self.model_folder))
+        for stage in needed:
+            if not manifest.stages[stage].trained:
+                raise InputError(
+                    f"{self.model_folder} has no trained {stage}; train --stage "
+                    f"{'encoder' if stage == 'encoder' else 'planning'} with the same --out first"
+                )
+        config = read_config(manifest.file("config.json"))
+        check_matches(self.sizes, config, self.model_folder)
+        return manifest, config
+
+    def write(
+        self,
+        config: ModelConfig,
+        nets: dict[str, nn.Module | None],
+        anchors: tuple[NDArray[np.floating], str],
+        tokenizer: str,
+        loop: Loop,
+        figures: dict[str, float],
+    ) -> None:
+        """Write the model folder, keeping the card's figures of earlier stages."""
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        before: dict[str, Any] = {}
+        if (self.model_folder / "manifest.json").exists():
+            before = json.loads((self.model_folder / "manifest.json").read_text())["card"]
+        seconds = before.get("training_seconds", {}) | {loop.stage: loop.elapsed_s}
+        said = before.get("figures", {}) | {loop.stage: {n: round(v, 4) for n, v in figures.items()}}
+        parts = ModelParts(
+            config, *anchors, tokenizer, nets, f"{self.dataroot.name} {self.config.train_split}"
+        )
+        write_model(
+            self.model_folder, Path(self.config.model).stem, parts, card_of(self.dataroot, seconds, said)
+        )
 
 
 def model_config(name: str) -> ModelConfig:
     """Sizes from a JSON file, or from the config.json of a model folder or name."""
     path = Path(name)
     return read_config(path if path.suffix == ".json" else find_model(name) / "config.json")
-
-
-def train_encoder(run: Run, length: Length) -> None:
-    """Train stage `encoder`, or go on with it."""
-    config, stage = run.config, run.config.encoder
-    accelerator = make_accelerator(config)
-    torch.manual_seed(config.seed)
-    encoder = Encoder(run.model.encoder)
-    cache = run.split(config.train_split)
-    loader = SceneLoader(
-        cache,
-        run.dataroot,
-        encoder.config.frames,
-        encoder.config.backbone.strides[0],
-        encoder.config.repeat_history,
-        stage.augmentation,
-        config.seed,
-    )
-    process, processes = accelerator.process_index, accelerator.num_processes
-
-    def make(step: int) -> SceneBatch:
-        places = places_of_step(step, stage.schedule.batch, len(cache), config.seed, process, processes)
-        return loader.batch(places).to(accelerator.device)
-
-    check = OccupancyCheck(
-        run.split(config.validation_split), config.validation_samples, encoder, run.precision
-    )
-    task = EncoderTask(encoder, stage, config.seed, check)
-    loop = Loop(
-        "encoder",
-        task,
-        lambda first: made_ahead(make, first, config.threads),
-        stage.schedule,
-        config,
-        length,
-        run.out,
-        accelerator,
-    )
-    loop.run()
 
 
 def train(stage: str, run: Run, length: Length) -> None:
@@ -110,5 +199,186 @@ def train(stage: str, run: Run, length: Length) -> None:
     match stage:
         case "encoder":
             train_encoder(run, length)
+        case "planning":
+            train_planning(run, length)
+        case "joint":
+            train_joint(run, length)
         case _:
             raise InputError(f"--stage is {stage!r}, wanted one of {', '.join(STAGES)}")
+
+
+def train_encoder(run: Run, length: Length) -> None:
+    """Train stage `encoder`, or go on with it; then tune the voxel rule on training scenes."""
+    config, stage = run.config, run.config.encoder
+    torch.manual_seed(config.seed)
+    encoder = Encoder(run.sizes.encoder)
+    cache = run.split(config.train_split)
+    check = OccupancyCheck(
+        run.split(config.validation_split), config.validation_samples, encoder, run.precision
+    )
+    task = EncoderTask(encoder, stage, config.seed, check)
+    loop = run.loop("encoder", task, run.scenes(cache).batch, len(cache), stage.schedule, length)
+    figures = loop.run()
+    sizes = tuned_sizes(run, encoder, cache)
+    anchors = _model_anchors(run)
+    nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": None, "planner": None}
+    run.write(sizes, nets, anchors, _model_tokenizer(run), loop, figures)
+
+
+def tuned_sizes(run: Run, encoder: Encoder, cache: SampleCache) -> ModelConfig:
+    """The sizes with the voxel rule that serves training scenes best."""
+    encoder.eval()
+    scored = OccupancyCheck(cache, _RULE_SAMPLES, encoder, run.precision).scored(encoder)
+    rule, _ = tuned_rule(scored, run.sizes.encoder.voxel_rule)
+    return replace(run.sizes, encoder=replace(run.sizes.encoder, voxel_rule=rule))
+
+
+def train_planning(run: Run, length: Length) -> None:
+    """Train stage `planning`, or go on with it."""
+    config, stage = run.config, run.config.planning
+    manifest, sizes = run.trained(("encoder",))
+    train, validation = run.split(config.train_split), run.split(config.validation_split)
+    encoder = _loaded(Encoder(sizes.encoder), manifest, "encoder").to(run.accelerator.device).eval()
+    tokens = _tokens(run, encoder, train, config.train_split, stage.variants)
+    seen = _tokens(run, encoder, validation, config.validation_split, 1)
+    sizes, tokenizer, words = _language(run, sizes, train)
+    anchors = _anchors(run, train)
+    texts = Texts(words, sizes.reasoner.prompt_style)
+    torch.manual_seed(config.seed)
+    reasoner, planner = Reasoner(sizes.reasoner), Planner(sizes.planner)
+    task = PlanningTask(
+        reasoner,
+        planner,
+        stage.driving,
+        _anchor_tensor(anchors[0]),
+        config.seed,
+        _driving_check(run, validation, texts, anchors[0], sizes),
+        seen,
+    )
+    loader = TokenLoader(tokens, DrivingSampler(train, texts, stage.driving, config.seed), config.seed)
+    loop = run.loop("planning", task, loader.batch, len(train), stage.schedule, length)
+    figures = loop.run()
+    nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": reasoner, "planner": planner}
+    run.write(sizes, nets, anchors, tokenizer, loop, figures)
+
+
+def train_joint(run: Run, length: Length) -> None:
+    """Train stage `joint`, or go on with it; then tune the voxel rule again."""
+    config, stage = run.config, run.config.joint
+    manifest, sizes = run.trained(("encoder", "reasoner", "planner"))
+    train, validation = run.split(config.train_split), run.split(config.validation_split)
+    language = sizes.reasoner.language
+    tokenizer = "" if language.path else manifest.file("tokenizer.json").read_text()
+    words = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
+    texts = Texts(words, sizes.reasoner.prompt_style)
+    anchors_file = manifest.file("anchors.json")
+    anchors = read_anchors(anchors_file), str(json.loads(anchors_file.read_text())["how"])
+    model = SparseOccVLA(sizes)
+    for name in ("encoder", "reasoner", "planner"):
+        _loaded(getattr(model, name), manifest, name)
+    occupancy = OccupancyCheck(validation, config.validation_samples, model.encoder, run.precision)
+    task = JointTask(
+        model,
+        config,
+        _anchor_tensor(anchors[0]),
+        occupancy,
+        _driving_check(run, validation, texts, anchors[0], sizes),
+        QueriesOf(validation, model.encoder, run.precision),
+    )
+    sampler = DrivingSampler(train, texts, config.planning.driving, config.seed)
+    loader = JointLoader(run.scenes(train), sampler)
+    loop = run.loop("joint", task, loader.batch, len(train), stage.schedule, length)
+    figures = loop.run()
+    rule = tuned_sizes(run, model.encoder, train).encoder.voxel_rule
+    sizes = replace(sizes, encoder=replace(sizes.encoder, voxel_rule=rule))
+    nets: dict[str, nn.Module | None] = {
+        "encoder": model.encoder,
+        "reasoner": model.reasoner,
+        "planner": model.planner,
+    }
+    run.write(sizes, nets, anchors, tokenizer, loop, figures)
+
+
+def _loaded[Net: nn.Module](net: Net, manifest: Manifest, stage: str) -> Net:
+    load_weights(net, manifest.file(manifest.stages[stage].weights))
+    return net
+
+
+def _tokens(run: Run, encoder: Encoder, cache: SampleCache, split: str, variants: int) -> TokenCache:
+    with run.accelerator.main_process_first():
+        return open_tokens(
+            run.out / "tokens" / split,
+            cache,
+            encoder,
+            variants,
+            run.config.planning.augmentation,
+            run.precision,
+            run.config.seed,
+        )
+
+
+def _language(
+    run: Run, sizes: ModelConfig, train: SampleCache
+) -> tuple[ModelConfig, str, PreTrainedTokenizerBase]:
+    """Sizes with the vocabulary, tokenizer.json ("" where the model brings its own), and the tokenizer."""
+    language = sizes.reasoner.language
+    if language.path:
+        return sizes, "", load_tokenizer(language, None)
+    file = run.out / "tokenizer.json"
+    with run.accelerator.main_process_first():
+        if not file.exists():
+            texts = texts_of(train, sizes.reasoner.prompt_style)
+            file.write_text(train_tokenizer(texts, run.config.planning.driving.vocabulary))
+    words = load_tokenizer(language, file)
+    language = replace(language, vocabulary=-8 * (-len(words) // 8))
+    sizes = replace(sizes, reasoner=replace(sizes.reasoner, language=language))
+    return sizes, file.read_text(), words
+
+
+def _anchors(run: Run, train: SampleCache) -> tuple[NDArray[np.floating], str]:
+    """Anchors of the training paths, or the model's."""
+    if run.config.planning.driving.anchors == "model":
+        return _model_anchors(run)
+    truths = [train.truth(index) for index in range(len(train))]
+    truths = [truth for truth in truths if truth.future_valid.all()]
+    paths_m = np.stack([truth.future[:, :2] for truth in truths]) if truths else np.zeros((0, NUM_STEPS, 2))
+    rows = np.array([truth.command.anchor_row for truth in truths], int)
+    how = f"k-means of {len(paths_m)} paths of split {run.config.train_split}, seed {run.config.seed}"
+    return kmeans_anchors(paths_m, rows, run.config.seed), how
+
+
+def _model_anchors(run: Run) -> tuple[NDArray[np.floating], str]:
+    folder = _model_place(run)
+    file = folder / "anchors.json"
+    return read_anchors(file), str(json.loads(file.read_text())["how"])
+
+
+def _model_tokenizer(run: Run) -> str:
+    file = _model_place(run) / "tokenizer.json"
+    return file.read_text() if file.exists() and not run.sizes.reasoner.language.path else ""
+
+
+def _model_place(run: Run) -> Path:
+    """The folder whose anchors and tokenizer stand in until this run has its own."""
+    path = Path(run.config.model)
+    return find_model("tiny") if path.suffix == ".json" else find_model(run.config.model)
+
+
+def _anchor_tensor(anchors_m: NDArray[np.floating]) -> Tensor:
+    return torch.from_numpy(np.asarray(anchors_m, np.float32).reshape(NUM_ANCHORS, NUM_STEPS, 2))
+
+
+def _driving_check(
+    run: Run, cache: SampleCache, texts: Texts, anchors_m: NDArray[np.floating], sizes: ModelConfig
+) -> DrivingCheck:
+    config = run.config
+    return DrivingCheck(
+        cache,
+        config.validation_samples,
+        config.validation_texts,
+        texts,
+        DrivingSampler(cache, texts, config.planning.driving, config.seed),
+        _anchor_tensor(anchors_m),
+        sizes.encoder.voxel_rule,
+        sizes.reasoner.prompt_style,
+    )
