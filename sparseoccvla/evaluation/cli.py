@@ -101,6 +101,34 @@ for _name, _help in _HELP.items():
     app.command(_name, help=_help)(_command(tuple(Part) if _name == "all" else (Part(_name),)))
 
 
+@app.command("bag")
+def bag(
+    bag: Annotated[Path, typer.Option("--bag", help="A drive: rosbag2 folder or .mcap file.")],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results: new, or of this command.")],
+    follow: Annotated[
+        Path | None, typer.Option(help="What a live run published over that drive; its plans are repeated.")
+    ] = None,
+    params_file: Annotated[
+        Path | None, typer.Option(help="ROS parameter file of the vehicle, as launch takes it.")
+    ] = None,
+    backend: Backend = "torch",
+    seed: Seed = 0,
+) -> None:
+    """Run the whole stack over a bag without ROS or a clock; plans are judged by what the driver did."""
+    from sparseoccvla.evaluation.bag import BagEvaluation, evaluate_bag
+    from sparseoccvla.evaluation.offline import StackSettings, read_settings
+    from sparseoccvla.evaluation.runner import Models
+
+    settings = read_settings(params_file) if params_file else StackSettings()
+    models = Models.load(ModelSource(model, backend, threads=os.cpu_count() or 1, seed=seed), tuple(Part))
+    command = shlex.join(["sparseoccvla", *sys.argv[1:]])
+    file = evaluate_bag(BagEvaluation(models, settings, bag, out, command, follow))
+    report = out / "report.md"
+    print(report.read_text(encoding="utf-8"), file=sys.stderr)
+    print(json.dumps({"out": str(out), "report": str(report), "results": [str(file)]}))
+
+
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr; silent when that is no terminal."""

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +205,7 @@ def _blind_replies(
         TOKENS_OFF: _remembered(models.reasoner, nothing, evaluation.run.max_tokens),
     }
     if evaluation.question_only:
-        source = ModelSource(
-            evaluation.question_only,
-            evaluation.source.backend,
-            evaluation.source.threads,
-            evaluation.source.seed,
-        )
+        source = replace(evaluation.source, model=evaluation.question_only)
         replies[QUESTION_ONLY] = _remembered(load_reasoner(source), nothing, evaluation.run.max_tokens)
     return replies
 
