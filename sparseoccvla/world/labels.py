@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from sparseoccvla.contracts import FREE_CLASS, OCC3D_GRID
 from sparseoccvla.geometry import inverse
@@ -41,6 +40,7 @@ REACH_M = 57.0  # from the middle of the grid to its corners
 TOP_M = 14.0  # samples higher above the ground than this can't be in the grid, however steep the road
 # How far behind the first surface a point still counts as on it: rounding, and facets of round things.
 NEAR_M, NEAR_SHARE = 0.05, 0.01
+CLOSEST_M = 1.0
 # How far the view of a camera may move between its stamp and the keyframe's.
 _MOTION_M = 2.0
 # Which class a voxel takes that several surfaces share: the last of these.
@@ -121,7 +121,7 @@ class Labeler:
         panorama = panorama or self.lidar.turn(drive, stamp_ns)
         by_lidar = free & self._space.before_lidar(panorama)
         index, *at = self.lidar.directions(samples.points_m)
-        by_lidar[samples.voxel[index[_in_sight(panorama.inverse_reach, *at)]]] = True
+        by_lidar[samples.voxel[index[_in_sight(panorama.inverse_reach, *at, self.lidar.rays_per_rad)]]] = True
         return OccupancyTruth(
             self._classes[best.int()].view(OCC3D_GRID.shape).cpu().numpy(),
             by_camera.view(OCC3D_GRID.shape).cpu().numpy(),
@@ -178,7 +178,9 @@ class _Sight:
         index = (distances.amin(dim=0) > 0).nonzero()[:, 0]
         left, right, top, _ = distances.index_select(1, index)
         depth = (left + right) / self.lens.width_px
-        return index[_in_sight(self.inverse_depth, left / depth - 0.5, top / depth - 0.5, depth)]
+        return index[
+            _in_sight(self.inverse_depth, left / depth - 0.5, top / depth - 0.5, depth, self.lens.fx)
+        ]
 
 
 class _Space:
@@ -291,20 +293,25 @@ def _sides(lens: Lens) -> NDArray[np.float64]:
     )
 
 
-def _in_sight(inverse_depth: Tensor, u: Tensor, v: Tensor, depth_m: Tensor) -> Tensor:
+def _in_sight(inverse_depth: Tensor, u: Tensor, v: Tensor, depth_m: Tensor, focal: float) -> Tensor:
     """(N,) whether points at pixels u, v and depths lie before or on the first surface of a picture (H, W).
 
-    Within a flat surface inverse depth is linear, so that interpolation is exact; at its border the nearest
-    ray decides.
+    Within a flat surface inverse depth is linear, so that interpolation is exact. Where it changes by more
+    than a surface `CLOSEST_M` beside the eye would make it change, something ends between the four rays
+    around: then a point must not be behind the nearest of them.
     """
     height, width = inverse_depth.shape
-    grid = torch.stack([u * (2 / (width - 1)) - 1, v * (2 / (height - 1)) - 1], dim=-1)[None, None]
-    picture = inverse_depth[None, None]
-    between, nearest = (
-        grid_sample(picture, grid, mode, padding_mode="border", align_corners=True)[0, 0, 0]
-        for mode in ("bilinear", "nearest")
-    )
-    return torch.minimum(between, nearest) * (depth_m * (1 - NEAR_SHARE) - NEAR_M) < 1
+    column, row = u.floor().clamp(0, width - 2), v.floor().clamp(0, height - 2)
+    right, down = (u - column).clamp(0, 1), (v - row).clamp(0, 1)
+    corner = (row * width + column).long()
+    flat = inverse_depth.reshape(-1)
+    a, b, c, d = (flat.index_select(0, corner + step) for step in (0, 1, width, width + 1))
+    top, bottom = a + (b - a) * right, c + (d - c) * right
+    between = top + (bottom - top) * down
+    nearest = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
+    farthest = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
+    first = torch.where(nearest - farthest < 1 / (CLOSEST_M * focal), between, nearest)
+    return first * (depth_m * (1 - NEAR_SHARE) - NEAR_M) < 1
 
 
 def _moved(rows: NDArray[np.floating], points_m: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Lidar:
         self.azimuths = azimuths
         self._elevation_rad = torch.deg2rad(torch.linspace(*ELEVATIONS_DEG, self.elevations, device=device))
         self._step_rad = 2 * np.pi / azimuths
+        self.rays_per_rad = float(1 / (self._elevation_rad[1] - self._elevation_rad[0]))
         # Of a quarter, from its left to its right.
         self._azimuth_rad = (
             np.pi / 4 - (torch.arange(azimuths // _QUARTERS, device=device) + 0.5) * self._step_rad
