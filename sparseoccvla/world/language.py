@@ -254,7 +254,7 @@ def _attention(view: KeyframeView) -> str:
     ahead = [thing for thing in _plain(view) if thing.place == "ahead"]
     if ahead:
         return f"{_name(view, ahead[0])} {_at(ahead[0])}, because it is the nearest thing ahead"
-    return "nothing, because nothing is to be seen ahead"
+    return "nothing, because there is nothing to see ahead"
 
 
 def _why(view: KeyframeView, cause: Cause) -> str:

@@ -370,7 +370,7 @@ class _GroundView:
 
 
 def _in_sight(points_world_m: Array, drive: Drive, images: Sequence[CameraImage]) -> NDArray[np.bool_]:
-    """Which points (N, 3) a camera sees: those as deep as its picture says, within 1 m."""
+    """Which points (N, 3) of the ground a camera sees: those as deep as its picture says, within 1 m."""
     rig = CameraRig.nuscenes_like()
     seen = np.zeros(len(points_world_m), bool)
     for image in images:
@@ -384,7 +384,8 @@ def _in_sight(points_world_m: Array, drive: Drive, images: Sequence[CameraImage]
         row = np.round(k[1, 1] * y / deep + k[1, 2]).astype(int)
         inside = (z > 0.5) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         depth = image.depth_m[row.clip(0, height - 1), column.clip(0, width - 1)]
-        seen |= inside & (np.abs(depth - z) < 1.0)
+        bare = image.instance_ids[row.clip(0, height - 1), column.clip(0, width - 1)] == 0
+        seen |= inside & bare & (np.abs(depth - z) < 1.0)
     return seen
 
 

@@ -36,7 +36,7 @@ CLOSED = {
         "Is there {a_kind} {place}?",
         "Do you see {a_kind} {place}?",
         "Can you see {a_kind} {place}?",
-        held_out=["Is {a_kind} to be seen {place}?", "{Place}, is there {a_kind}?"],
+        held_out=["{Place}, is there {a_kind}?", "{Place}, can you see {a_kind}?"],
     ),
     "side": _ways(
         "Is the nearest {kind} on the left or on the right?",
