@@ -14,7 +14,6 @@ from sparseoccvla.data.tables import LIDAR_CHANNEL, DataSetError, Row, Tables, p
 from sparseoccvla.geometry import PoseTrack
 
 NS_PER_US = 1_000
-AFTER_STEP_S = 0.1  # between ego poses after the last keyframe of a generated scene
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def generate(
     pending = [spec for spec in specs if not ledger.part(spec.name).exists()]
     _check_room(root, options, len(pending))
     try:
-        (root / "parts").mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't make {root}: {error.strerror}; choose another --out") from error
     with exclusive(root, root):

@@ -123,10 +123,11 @@ class Ledger:
         """
         if root.is_symlink() or (root.exists() and not root.is_dir()):
             raise OutputError(f"{root} exists and is no folder; choose another --out")
-        if not root.exists() or not any(root.iterdir()):
+        ledger = root / LEDGER
+        if not root.exists() or not any(item != _partial(ledger) for item in root.iterdir()):
             return cls(root, options, {})
         try:
-            stored = json.loads((root / LEDGER).read_bytes())
+            stored = json.loads(ledger.read_bytes())
             made_by, known, scenes = stored["made_by"], stored["options"], stored["scenes"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise OutputError(
@@ -179,13 +180,14 @@ class Ledger:
         return specs
 
     def save(self) -> None:
-        """Write world.json."""
+        """Write world.json, and only then anything else: it says whose folder this is."""
         content = {"made_by": _made_by(), "options": asdict(self.options), "scenes": self.scenes}
         write_atomically(self.root / LEDGER, json.dumps(content, indent=1, sort_keys=True).encode())
+        (self.root / "parts").mkdir(exist_ok=True)
 
     def part(self, scene: str) -> Path:
-        """Where the rows of a scene are once it is finished."""
-        return part_file(self.root, scene)
+        """Where the rows of a scene lie once it is finished."""
+        return self.root / "parts" / f"{scene}.json"
 
     def finished(self) -> list[str]:
         """Names of the finished scenes, in order."""
@@ -196,16 +198,15 @@ def scene_name(number: int) -> str:
     return f"scene-{number:04d}"
 
 
-def part_file(root: Path, scene: str) -> Path:
-    """Where the rows of a scene lie once it is finished."""
-    return root / "parts" / f"{scene}.json"
-
-
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
+    partial = _partial(file)
     partial.write_bytes(content)
     os.replace(partial, file)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.partial")
 
 
 def _made_by() -> str:

@@ -7,6 +7,8 @@ long as the future of its plan reaches.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,107 +17,135 @@ from numpy.typing import NDArray
 
 from sparseoccvla.contracts import NS_PER_S, Command
 from sparseoccvla.data.can_bus import STEERING_RATIO
-from sparseoccvla.geometry import yaw_of
-from sparseoccvla.world.drive import Drive, EgoSample
+from sparseoccvla.data.scene import NS_PER_US
+from sparseoccvla.world.drive import Drive
 from sparseoccvla.world.scene import Scene
-from sparseoccvla.world.writer_tables import NS_PER_US
 
 _POSE_HZ, _STEERING_HZ, _MONITOR_HZ = 50, 100, 2
 _GRAVITY_MPS2 = 9.81
 _WHEEL_RADIUS_M = 0.303  # from speed and rpm of real records
 _TRACK_M = 1.5
 _BRAKE_SWITCH = (1, 2)  # released, pressed
+_BRAKING_MPS2 = -0.2
+
+Array = NDArray[np.float64]
 
 
-def write_can(root: Path, name: str, scene: Scene, drive: Drive, global_from_world: NDArray) -> None:
-    """All records of a scene."""
+def write_can(root: Path, name: str, scene: Scene, drive: Drive, global_from_world: Array) -> None:
+    """All records of a scene; `global_from_world` is a shift."""
+    shift_m = global_from_world[:2, 3]
+    messages: dict[str, list[dict[str, Any]]] = {
+        "pose": list(_pose(_Motion.of(drive, _POSE_HZ), shift_m)),
+        "steeranglefeedback": list(_steering(_Motion.of(drive, _STEERING_HZ))),
+        "vehicle_monitor": list(_monitor(_Motion.of(drive, _MONITOR_HZ), drive)),
+    }
+    meta = {kind: _meta(content) for kind, content in messages.items()}
+    route = np.round(scene.ego.route.points_m + shift_m, 3).tolist()
     folder = root / "can_bus"
     folder.mkdir(exist_ok=True)
-    first, last = int(drive.stamps_ns[0]), int(drive.stamps_ns[-1])
-    pose = [_pose(ego, global_from_world) for ego in _samples(drive, first, last, _POSE_HZ)]
-    steering = [
-        {"utime": ego.stamp_ns // NS_PER_US, "value": _rounded(ego.steering_rad * STEERING_RATIO)}
-        for ego in _samples(drive, first, last, _STEERING_HZ)
-    ]
-    monitor = [_monitor(drive, ego) for ego in _samples(drive, first, last, _MONITOR_HZ)]
-    route = scene.ego.route.points_m @ global_from_world[:2, :2].T + global_from_world[:2, 3]
-    messages: dict[str, Any] = {
-        "pose": pose,
-        "steeranglefeedback": steering,
-        "vehicle_monitor": monitor,
-        "route": [[_rounded(x), _rounded(y)] for x, y in route],
-    }
-    messages["meta"] = {
-        kind: _meta(messages[kind]) for kind in ("pose", "steeranglefeedback", "vehicle_monitor")
-    }
-    for kind, content in messages.items():
+    for kind, content in {**messages, "meta": meta, "route": route}.items():
         (folder / f"{name}_{kind}.json").write_text(json.dumps(content, separators=(",", ":")))
 
 
-def _samples(drive: Drive, first_ns: int, last_ns: int, rate_hz: int) -> list[EgoSample]:
-    return [drive.ego_at(stamp) for stamp in range(first_ns, last_ns + 1, NS_PER_S // rate_hz)]
+@dataclass(frozen=True)
+class _Motion:
+    """The ego at regular times, (n,) each; rounded, so that texts are short."""
+
+    stamps_us: list[int]
+    place_m: Array  # (n, 2) in the world
+    yaw_rad: Array
+    speed_mps: Array
+    acceleration_mps2: Array
+    yaw_rate_radps: Array
+    wheel_rad: Array  # of the steering wheel, positive left
+
+    @classmethod
+    def of(cls, drive: Drive, rate_hz: int) -> _Motion:
+        first = int(drive.stamps_ns[0])
+        stamps = np.arange(first, int(drive.stamps_ns[-1]) + 1, NS_PER_S // rate_hz)
+
+        def at(values: Array) -> Array:
+            return np.round(np.interp(stamps - first, drive.stamps_ns - first, values), 6)
+
+        x, y, _, yaw = (at(values) for values in drive.ego.T[:4])
+        return cls(
+            (stamps // NS_PER_US).tolist(),
+            np.stack([x, y], axis=1),
+            yaw,
+            at(drive.speed_mps),
+            at(drive.acceleration_mps2),
+            at(drive.yaw_rate_radps),
+            at(drive.steering_rad * STEERING_RATIO),
+        )
 
 
-def _pose(ego: EgoSample, global_from_world: NDArray) -> dict[str, Any]:
-    pose = global_from_world @ ego.world_from_base
-    half = yaw_of(pose) / 2
-    return {
-        "utime": ego.stamp_ns // NS_PER_US,
-        "pos": [_rounded(pose[0, 3]), _rounded(pose[1, 3]), 0.0],
-        "orientation": [_rounded(np.cos(half), 9), 0.0, 0.0, _rounded(np.sin(half), 9)],
-        "vel": [_rounded(ego.speed_mps), 0.0, 0.0],
-        "accel": [
-            _rounded(ego.acceleration_mps2),
-            _rounded(ego.speed_mps * ego.yaw_rate_radps),
-            _GRAVITY_MPS2,
-        ],
-        "rotation_rate": [0.0, 0.0, _rounded(ego.yaw_rate_radps)],
-    }
+def _pose(motion: _Motion, shift_m: Array) -> Iterator[dict[str, Any]]:
+    place = np.round(motion.place_m + shift_m, 6)
+    turn = np.round(np.stack([np.cos(motion.yaw_rad / 2), np.sin(motion.yaw_rad / 2)], axis=1), 9)
+    sideways = np.round(motion.speed_mps * motion.yaw_rate_radps, 6)
+    for k, stamp in enumerate(motion.stamps_us):
+        yield {
+            "utime": stamp,
+            "pos": [*place[k].tolist(), 0.0],
+            "orientation": [float(turn[k, 0]), 0.0, 0.0, float(turn[k, 1])],
+            "vel": [float(motion.speed_mps[k]), 0.0, 0.0],
+            "accel": [float(motion.acceleration_mps2[k]), float(sideways[k]), _GRAVITY_MPS2],
+            "rotation_rate": [0.0, 0.0, float(motion.yaw_rate_radps[k])],
+        }
 
 
-def _monitor(drive: Drive, ego: EgoSample) -> dict[str, Any]:
-    soon = drive.ego_at(min(ego.stamp_ns + NS_PER_S // 20, int(drive.stamps_ns[-1])))
-    braking = ego.acceleration_mps2 < -0.2
-    command = drive.command_at(ego.stamp_ns)
-    turns = np.array([-1, 1]) * ego.yaw_rate_radps * _TRACK_M / 2
-    left_rpm, right_rpm = (ego.speed_mps + turns) / (2 * np.pi * _WHEEL_RADIUS_M) * 60
-    return {
-        "utime": ego.stamp_ns // NS_PER_US,
-        "vehicle_speed": _rounded(ego.speed_mps * 3.6, 2),
-        "steering": _rounded(np.rad2deg(ego.steering_rad) * STEERING_RATIO, 1),
-        "steering_speed": _rounded(np.rad2deg(soon.steering_rad - ego.steering_rad) * STEERING_RATIO * 20, 1),
-        "yaw_rate": _rounded(np.rad2deg(ego.yaw_rate_radps), 1),
-        "throttle": int(np.clip(ego.acceleration_mps2 * 300, 0, 1000)),
-        "brake": int(np.clip(-ego.acceleration_mps2 * 12, 0, 126)) if braking else 0,
-        "brake_switch": _BRAKE_SWITCH[braking],
-        "gear_position": 7,
-        "left_signal": int(command is Command.LEFT),
-        "right_signal": int(command is Command.RIGHT),
-        "rear_left_rpm": _rounded(left_rpm, 4),
-        "rear_right_rpm": _rounded(right_rpm, 4),
-        "available_distance": 120,
-        "battery_level": 90,
-    }
+def _steering(motion: _Motion) -> Iterator[dict[str, Any]]:
+    for stamp, value in zip(motion.stamps_us, motion.wheel_rad.tolist(), strict=True):
+        yield {"utime": stamp, "value": value}
+
+
+def _monitor(motion: _Motion, drive: Drive) -> Iterator[dict[str, Any]]:
+    wheel_deg = np.round(np.rad2deg(motion.wheel_rad), 1)
+    wheel_rate = np.round(np.gradient(wheel_deg) * _MONITOR_HZ, 1)
+    for k, stamp in enumerate(motion.stamps_us):
+        speed, yaw_rate = float(motion.speed_mps[k]), float(motion.yaw_rate_radps[k])
+        acceleration = float(motion.acceleration_mps2[k])
+        command = drive.command_at(stamp * NS_PER_US)
+        braking = acceleration < _BRAKING_MPS2
+        left_rpm, right_rpm = (
+            round((speed + side * yaw_rate * _TRACK_M / 2) / (2 * np.pi * _WHEEL_RADIUS_M) * 60, 4)
+            for side in (-1, 1)
+        )
+        yield {
+            "utime": stamp,
+            "vehicle_speed": round(speed * 3.6, 2),
+            "steering": float(wheel_deg[k]),
+            "steering_speed": float(wheel_rate[k]),
+            "yaw_rate": round(float(np.rad2deg(yaw_rate)), 1),
+            "throttle": int(np.clip(acceleration * 300, 0, 1000)),
+            "brake": int(np.clip(-acceleration * 12, 0, 126)) if braking else 0,
+            "brake_switch": _BRAKE_SWITCH[braking],
+            "gear_position": 7,
+            "left_signal": int(command is Command.LEFT),
+            "right_signal": int(command is Command.RIGHT),
+            "rear_left_rpm": left_rpm,
+            "rear_right_rpm": right_rpm,
+            "available_distance": 120,
+            "battery_level": 90,
+        }
 
 
 def _meta(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of each number of a message, as the devkit shows them."""
+    """Statistics of a message's numbers, as the devkit shows them."""
     times_s = np.array([message["utime"] for message in messages]) / 1e6
-    spans_s = np.diff(times_s)
-    meta: dict[str, Any] = {
-        "message_count": len(messages),
-        "message_freq": _rounded(1 / spans_s.mean(), 3),
-        "timespan": _rounded(times_s[-1] - times_s[0], 3),
-        "var_stats": {},
-    }
+    statistics = {}
     for key in messages[0]:
         values = np.array([message[key] for message in messages], float)
-        meta["var_stats"][key] = {
-            name: np.round(values.__getattribute__(name)(axis=0), 6).tolist()
-            for name in ("max", "mean", "min", "std")
+        figures = {
+            "max": values.max(axis=0),
+            "mean": values.mean(axis=0),
+            "min": values.min(axis=0),
+            "std": values.std(axis=0),
         }
-    return meta
-
-
-def _rounded(value: float, digits: int = 6) -> float:
-    return round(float(value), digits) + 0.0
+        statistics[key] = {name: np.round(figure, 6).tolist() for name, figure in figures.items()}
+    return {
+        "message_count": len(messages),
+        "message_freq": round(float(1 / np.diff(times_s).mean()), 3),
+        "timespan": round(float(times_s[-1] - times_s[0]), 3),
+        "var_stats": statistics,
+    }

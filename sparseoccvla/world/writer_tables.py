@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sparseoccvla.contracts import CAMERA_NAMES
 from sparseoccvla.data.tables import LIDAR_CHANNEL
 from sparseoccvla.geometry import pose_from_matrix
+from sparseoccvla.world.drive import Box
 from sparseoccvla.world.things import CATEGORIES
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 
-NS_PER_US = 1_000
 CHANNELS = (*(name.upper() for name in CAMERA_NAMES), LIDAR_CHANNEL)
 
 # What nuscenes-devkit loads, and three of ours.
@@ -87,22 +87,27 @@ def chained(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def instance_rows(annotations: list[Row], category_of: dict[str, str]) -> list[Row]:
-    """The instances of a scene's annotations, in the order in which they first appear; links both."""
+def instance_rows(annotations: list[Row], boxes: dict[str, Box]) -> list[Row]:
+    """The instances of a scene's annotations, in the order in which they first appear; links both.
+
+    Args:
+        annotations: in time order.
+        boxes: one of each instance, by its token.
+    """
     tracks: dict[str, list[Row]] = defaultdict(list)
     for row in annotations:
         tracks[row["instance_token"]].append(row)
-    for track in tracks.values():
-        chained(track)
     return [
         {
             "token": instance,
-            "category_token": token("category", category_of[instance]),
+            "category_token": token("category", boxes[instance].category),
             "nbr_annotations": len(track),
             "first_annotation_token": track[0]["token"],
             "last_annotation_token": track[-1]["token"],
+            "color": boxes[instance].color,
         }
         for instance, track in tracks.items()
+        if chained(track)
     ]
 
 
