@@ -40,6 +40,7 @@ __all__ = ["KeyframeLanguage", "KeyframeView", "Question", "keyframe_language", 
 
 _MOST_DESCRIBED = 5
 _TURN_DEG = 15.0
+_JUNCTION_NEAR_M = 35.0
 _CUT_IN_S = 3.0  # how long a vehicle that cuts in takes to
 _WEATHER = {
     "clear": "the sky is clear",
@@ -124,7 +125,7 @@ def _closed(fact: Fact, split: str, rng: np.random.Generator) -> Question:
 # --- things -----------------------------------------------------------------------------------------------
 
 
-def _tens(distance_m: float) -> int:
+def _meters(distance_m: float) -> int:
     """To 5 m."""
     return max(5, 5 * round(distance_m / 5))
 
@@ -137,7 +138,7 @@ def _name(view: KeyframeView, thing: SeenThing) -> str:
 
 def _at(thing: SeenThing) -> str:
     """Such as "ahead, 15 meters away"."""
-    return f"{thing.place}, {_tens(thing.distance_m)} meters away"
+    return f"{thing.place}, {_meters(thing.distance_m)} meters away"
 
 
 def _plain(view: KeyframeView) -> list[SeenThing]:
@@ -165,13 +166,10 @@ def _weather(view: KeyframeView) -> str:
 
 
 def _road_facts(view: KeyframeView) -> Iterator[str]:
-    if view.junction_m is not None and view.junction_m < 40:
-        near = view.junction_m == 0
-        yield (
-            "the ego car is in a junction"
-            if near
-            else f"there is a junction {_tens(view.junction_m)} meters ahead"
-        )
+    if view.junction_m == 0:
+        yield "the ego car is in a junction"
+    elif view.junction_m is not None and view.junction_m < _JUNCTION_NEAR_M:
+        yield f"there is a junction {_meters(view.junction_m)} meters ahead"
     elif view.straight_on is not None:
         yield "the road goes straight on" if view.straight_on else "the road does not go straight on"
 
@@ -217,7 +215,7 @@ def _reason(view: KeyframeView) -> str:
     if view.causes:
         thing = view.causes[0].thing
         return f" because of {_name(view, thing)} {thing.place}".rstrip()
-    if view.junction_m is not None and view.junction_m < 30:
+    if view.junction_m is not None and view.junction_m < _JUNCTION_NEAR_M:
         return " at the junction"
     return ""
 
@@ -226,7 +224,7 @@ def _conversation(view: KeyframeView, split: str, rng: np.random.Generator) -> I
     place = PLACES[int(rng.integers(len(PLACES)))]
     seen = [thing for thing in _plain(view) if thing.place == place][:3]
     if seen:
-        things = join([f"{_name(view, thing)} {_tens(thing.distance_m)} meters away" for thing in seen])
+        things = join([f"{_name(view, thing)} {_meters(thing.distance_m)} meters away" for thing in seen])
         yield _question(OPEN["look"], sentence(f"there is {things}"), split, rng, place=place)
     elif not any(view.within(kind, place) for kind in PRESENT):
         yield _question(OPEN["look"], "There is nothing near.", split, rng, place=place)
@@ -253,7 +251,7 @@ def _attention(view: KeyframeView) -> str:
         return f"{_name(view, cause.thing)} {_at(cause.thing)}, because {_why(view, cause)}"
     ahead = [thing for thing in _plain(view) if thing.place == "ahead"]
     if ahead:
-        return f"{_name(view, ahead[0])} {_at(ahead[0])}, because it is the nearest thing ahead"
+        return f"{_name(view, ahead[0])} {_at(ahead[0])}, because it is the nearest thing to see ahead"
     return "nothing, because there is nothing to see ahead"
 
 
