@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo check test bench lock clean
+.PHONY: help setup venv engines demo check test bench lock clean
 
 python := .venv/bin/python
 in_ros := $(python) -m tools.ros_env
@@ -19,6 +19,10 @@ setup: ## everything a shell needs, in .venv and ros2_ws/install
 
 venv:
 	@python=$$(tools/find_python.sh) && "$$python" -m tools.bootstrap --no-ros
+
+engines: venv ## TensorRT for RTX in .venv: builds engines, tested where it is there; proprietary
+	@.venv/bin/uv pip install --quiet --python $(python) -r requirements/engines.txt || \
+	  $(python) -m pip install --quiet -r requirements/engines.txt
 
 demo: setup ## a synthetic drive through the whole stack; results in out/demo
 	@$(in_ros) $(python) -m sparseoccvla_ros.demo

@@ -32,7 +32,8 @@ ARGUMENTS = {
     "bag": ("", "Bag to play: a folder, `demo` for a synthetic drive, empty to wait for cameras."),
     "rate": ("1.0", "Speed at which the bag is played."),
     "loop": ("false", "Play the bag again and again."),
-    "backend": ("torch", "Who computes the networks: torch, or fake (no network, for wiring and latency)."),
+    "backend": ("torch", "Who computes: torch, onnxruntime, tensorrt, or fake (no network)."),
+    "engines": ("", "Folder of `sparseoccvla export` or `engine build`; empty: export's own place."),
     "model": ("tiny", "Model: a name under models/ or a folder with manifest.json."),
     "reasoner": ("on", "on, or off: the planner then uses the null token."),
     "reasoning_policy": ("latest", "latest, same_frame or off: how a plan is paired with reasoning."),
@@ -66,7 +67,7 @@ def _stack(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # A player bursts six pictures at once: over a loaded loopback best effort would lose some.
         reliability = "reliable" if bag else "best_effort"
     camera = {"camera.reliability": reliability}
-    source = {"backend": args["backend"], "model": args["model"]}
+    source = {"backend": args["backend"], "model": args["model"], "engines": args["engines"]}
     policy = args["reasoning_policy"] if args["reasoner"] == "on" else "off"
 
     def node(executable: str, parameters: dict, **kwargs) -> Node:

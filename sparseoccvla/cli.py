@@ -14,6 +14,9 @@ from typing import Annotated
 import typer
 
 from sparseoccvla.data.cli import app as bag_app
+from sparseoccvla.data.cli import data_app
+from sparseoccvla.engines.cli import app as engine_app
+from sparseoccvla.engines.cli import export_command
 from sparseoccvla.errors import InputError
 from sparseoccvla.evaluation.cli import app as eval_app
 from sparseoccvla.metrics.cli import app as score_app
@@ -28,7 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bag_app, name="bag")
+app.add_typer(data_app, name="data")
 app.add_typer(score_app, name="score")
+app.add_typer(engine_app, name="engine")
+app.command("export")(export_command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(world_app, name="world")
 app.command("train")(train_command)

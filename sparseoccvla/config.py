@@ -282,8 +282,13 @@ class ModelSource(Checked):
     model: str = setting("tiny", "A folder with manifest.json, or the name of one under models/.")
     backend: str = setting(
         "torch",
-        "Who computes: torch, or fake (deterministic numpy, for tests and latency).",
-        choices=("torch", "fake"),
+        "Who computes: torch; onnxruntime; tensorrt; or fake (deterministic numpy, for tests and latency).",
+        choices=("torch", "onnxruntime", "tensorrt", "fake"),
+    )
+    engines: str = setting(
+        "",
+        "Folder of `sparseoccvla export` (onnxruntime) or of `sparseoccvla engine build` (tensorrt); "
+        "empty: where export writes without --out.",
     )
     threads: int = setting(
         0, "CPU threads of this node, 0: a third of the cores, as three stages share them.", low=0, high=256

@@ -107,6 +107,17 @@ def add_lora(model: nn.Module, config: LanguageConfig) -> None:
             parameter.data = parameter.data.float()
 
 
+def merge_lora(model: nn.Module) -> None:
+    """Fold adapters into the matrices they adapt, in place, and drop them: the same numbers, fewer products."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
 def load_tokenizer(config: LanguageConfig, file: Path | None) -> PreTrainedTokenizerBase:
     """The tokenizer beside `config.path`, or the model folder's own `tokenizer.json`."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -75,9 +75,13 @@ class Reasoner(nn.Module):
 
     def prefill(self, features: Tensor, points_m: Tensor, text_ids: Tensor) -> Prefill:
         """T_r and the occupancy tokens from one pass; `text_ids` (I,) is the planning prompt."""
+        return self.prefill_embedded(features, points_m, self.embed(text_ids))
+
+    def prefill_embedded(self, features: Tensor, points_m: Tensor, text: Tensor) -> Prefill:
+        """`prefill` with the prompt as word embeddings (I, D)."""
         batch, queries = features.shape[:2]
         prefix = self.prefix(features, points_m)
-        text = self.embed(text_ids).expand(batch, -1, -1)
+        text = text.expand(batch, -1, -1)
         last = self.reasoning_token.to(prefix.dtype).expand(batch, 1, -1)
         hidden = self.hidden(torch.cat([prefix, text, last], dim=1)).float()
         occupancy = hidden[:, :queries]

@@ -194,7 +194,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=3.0, help="Length of the drive.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Seed of the drive.")] = 0,
     rate: Annotated[float, typer.Option(min=0.5, max=12.0, help="Camera sets per second.")] = 4.0,
-    backend: Annotated[str, typer.Option(help="torch or fake.")] = "torch",
+    backend: Annotated[str, typer.Option(help="torch, onnxruntime, tensorrt or fake.")] = "torch",
     model: Annotated[str, typer.Option(help="Model to drive with.")] = "tiny",
 ) -> None:
     """Drive through a synthetic scene; exit 0 if at least 95 % of the camera sets got a trajectory."""

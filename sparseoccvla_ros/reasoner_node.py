@@ -170,6 +170,8 @@ class ReasonerNode(StageNode):
         assert self.stage is not None
         if not self.settings.question or self.stage.newest is None or not self._questions.empty():
             return
+        if self.stage.reasoner.info.extras.get("answers") == "off":
+            return
         question = self.settings.question
         pieces: list[str] = []
 

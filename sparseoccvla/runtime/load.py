@@ -1,4 +1,4 @@
-"""Choose a backend, once, by name. A library is imported only when its backend is asked for."""
+"""Choose a backend, once, by name. Its library is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ def load_encoder(source: ModelSource) -> Encoder:
     """The encoder of a model.
 
     Raises:
-        ModelError: no such model, a file with a wrong hash, or stages that don't belong together.
+        ModelError: no such model, a file with a wrong hash, or stages that don't belong together; no export
+            or engine of this model, or one that does not say what torch says.
+        InputError: the backend's library is not installed.
     """
     match source.backend:
         case "fake":
@@ -21,6 +23,14 @@ def load_encoder(source: ModelSource) -> Encoder:
             from sparseoccvla.runtime import torch_backend
 
             return torch_backend.load_encoder(source)
+        case "onnxruntime":
+            from sparseoccvla.runtime import onnxruntime_backend
+
+            return onnxruntime_backend.load_encoder(source)
+        case "tensorrt":
+            from sparseoccvla.runtime import tensorrt_backend
+
+            return tensorrt_backend.load_encoder(source)
     raise _unknown(source)
 
 
@@ -35,6 +45,14 @@ def load_reasoner(source: ModelSource) -> Reasoner:
             from sparseoccvla.runtime import torch_backend
 
             return torch_backend.load_reasoner(source)
+        case "onnxruntime":
+            from sparseoccvla.runtime import onnxruntime_backend
+
+            return onnxruntime_backend.load_reasoner(source)
+        case "tensorrt":
+            from sparseoccvla.runtime import tensorrt_backend
+
+            return tensorrt_backend.load_reasoner(source)
     raise _unknown(source)
 
 
@@ -49,6 +67,14 @@ def load_planner(source: ModelSource) -> Planner:
             from sparseoccvla.runtime import torch_backend
 
             return torch_backend.load_planner(source)
+        case "onnxruntime":
+            from sparseoccvla.runtime import onnxruntime_backend
+
+            return onnxruntime_backend.load_planner(source)
+        case "tensorrt":
+            from sparseoccvla.runtime import tensorrt_backend
+
+            return tensorrt_backend.load_planner(source)
     raise _unknown(source)
 
 

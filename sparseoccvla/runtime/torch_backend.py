@@ -18,7 +18,6 @@ from sparseoccvla.contracts import (
     NUM_CLASSES,
     NUM_STEPS,
     Command,
-    ContractError,
     EgoState,
     EncoderInput,
     OccupancyQueries,
@@ -35,6 +34,7 @@ from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.base import EncoderOutput, FeatureSet, ReasonerOutput
+from sparseoccvla.runtime.frames import decoder_frames
 from sparseoccvla.runtime.manifest import Manifest, read_manifest
 from sparseoccvla.runtime.proposal import build_proposal, noise_of
 from sparseoccvla.voxels import VoxelRule, drop_strays
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def load_encoder(source: ModelSource) -> TorchEncoder:
     """See `runtime.load.load_encoder`."""
     manifest, config = _open(source)
-    net = _network(source, manifest, "encoder", lambda: Encoder(config.encoder))
+    net = encoder_network(source, manifest, config)
     info = _info(
         source,
         manifest,
@@ -70,7 +70,7 @@ def load_reasoner(source: ModelSource) -> TorchReasoner:
     manifest, config = _open(source)
     language = config.reasoner.language
     tokenizer = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
-    net = _network(source, manifest, "reasoner", lambda: Reasoner(config.reasoner))
+    net = reasoner_network(source, manifest, config)
     info = _info(source, manifest, "reasoner")
     reasoner = TorchReasoner(net, tokenizer, info, config.encoder.voxel_rule)
     reasoner.reason(_blank_queries(config))  # see load_encoder
@@ -81,7 +81,7 @@ def load_planner(source: ModelSource) -> TorchPlanner:
     """See `runtime.load.load_planner`."""
     manifest, config = _open(source)
     anchors_m = read_anchors(manifest.file("anchors.json"))
-    net = _network(source, manifest, "planner", lambda: Planner(config.planner))
+    net = planner_network(source, manifest, config)
     planner = TorchPlanner(net, anchors_m, _info(source, manifest, "planner"), source.seed)
     planner.plan(_blank_queries(config), EgoState.fake(0), Command.STRAIGHT, None, 0.0)  # see load_encoder
     return planner
@@ -106,31 +106,19 @@ class TorchEncoder:
 
     @torch.inference_mode()
     def decode(self, frames: Sequence[FeatureSet | None]) -> EncoderOutput:
-        config, newest = self._net.config, frames[0]
-        if newest is None or len(frames) != config.frames:
-            came = [frame and frame.t0_ns for frame in frames]
-            raise ContractError(
-                f"decode() got frames {came}, wanted {config.frames} with a FeatureSet first, "
-                "None only for masked history"
-            )
-        used = [newest]
-        for frame in frames[1:]:
-            used.append(frame or used[-1])
-        valid = np.stack([frame.valid for frame in used])
-        if not config.repeat_history:
-            # A masked frame borrows the maps of a newer one, but none of its cameras is valid.
-            valid &= np.array([frame is not None for frame in frames])[:, None]
-        image_from_base = np.stack([frame.image_from_odom for frame in used]) @ newest.odom_from_base
+        config = self._net.config
+        read = decoder_frames(frames, config.frames, config.repeat_history)
+        assert frames[0] is not None
         decoded = self._net.decode(
-            [torch.stack(level, dim=1) for level in zip(*(frame.maps for frame in used), strict=True)],
-            self._tensor(image_from_base)[None].float(),
-            self._tensor(np.linalg.inv(image_from_base[0]))[None].float(),
-            self._tensor(valid)[None].float(),
+            [torch.stack(level, dim=1) for level in zip(*read.maps, strict=True)],
+            self._tensor(read.image_from_base)[None],
+            self._tensor(read.base_from_image)[None],
+            self._tensor(read.valid)[None],
         )
         points_m = _array(decoded.points_m[-1][0])
         scores = _array(self._net.scores(decoded.logits[-1])[0])
         return EncoderOutput(
-            OccupancyQueries(newest.t0_ns, _array(decoded.features[0]), points_m),
+            OccupancyQueries(frames[0].t0_ns, _array(decoded.features[0]), points_m),
             drop_strays(points_m, scores, self.voxel_rule.max_spread_m),
         )
 
@@ -234,17 +222,40 @@ def _blank_queries(config: ModelConfig) -> OccupancyQueries:
     )
 
 
+def open_model(source: ModelSource) -> tuple[Manifest, ModelConfig]:
+    """Manifest and configuration of a model.
+
+    Raises:
+        InputError: no such model, or files that its manifest was not written for.
+    """
+    manifest = read_manifest(source.model)
+    return manifest, read_config(manifest.file("config.json"))
+
+
+def encoder_network(source: ModelSource, manifest: Manifest, config: ModelConfig) -> Encoder:
+    """The encoder with its weights, or with those of the seed where the manifest names none."""
+    return _network(source, manifest, "encoder", lambda: Encoder(config.encoder))
+
+
+def reasoner_network(source: ModelSource, manifest: Manifest, config: ModelConfig) -> Reasoner:
+    """As `encoder_network`."""
+    return _network(source, manifest, "reasoner", lambda: Reasoner(config.reasoner))
+
+
+def planner_network(source: ModelSource, manifest: Manifest, config: ModelConfig) -> Planner:
+    """As `encoder_network`."""
+    return _network(source, manifest, "planner", lambda: Planner(config.planner))
+
+
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
     # torch would take every core for each of three processes, whose threads then wait for each other.
     torch.set_num_threads(source.threads or max(1, (os.cpu_count() or 1) // 3))
-    manifest = read_manifest(source.model)
-    return manifest, read_config(manifest.file("config.json"))
+    return open_model(source)
 
 
 def _network[Net: nn.Module](
     source: ModelSource, manifest: Manifest, stage: str, build: Callable[[], Net]
 ) -> Net:
-    """The stage with its weights, or with those of the seed where the manifest names none."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         net = build()
