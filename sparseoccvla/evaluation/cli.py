@@ -39,6 +39,7 @@ TokensOption = Annotated[Tokens, typer.Option(help="How sentences become words."
 QuestionOnly = Annotated[str, typer.Option(help="A model trained without occupancy tokens, as a blind row.")]
 RaysEvery = Annotated[int, typer.Option(min=1, help="RayIoU of every n-th keyframe.")]
 Backend = Annotated[str, typer.Option(help="Who computes; see the parameter `backend` of the nodes.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores. Busy cores want 1.")]
 Caches = Annotated[Path | None, typer.Option(help="Where caches of samples lie or go; else in --out.")]
 
 
@@ -69,6 +70,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         question_only: QuestionOnly = "",
         rays_every: RaysEvery = 5,
         backend: Backend = "torch",
+        threads: Threads = 0,
         caches: Caches = None,
     ) -> None:
         from sparseoccvla.data.tables import Tables
@@ -76,7 +78,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
 
         evaluation = Evaluation(
             parts=parts,
-            source=ModelSource(model, backend, threads=os.cpu_count() or 1),
+            source=ModelSource(model, backend, threads=threads or os.cpu_count() or 1),
             tables=Tables(dataroot, version),
             out=out,
             command=shlex.join(["sparseoccvla", *sys.argv[1:]]),
@@ -113,6 +115,7 @@ def bag(
         Path | None, typer.Option(help="ROS parameter file of the vehicle, as launch takes it.")
     ] = None,
     backend: Backend = "torch",
+    threads: Threads = 0,
     seed: Seed = 0,
 ) -> None:
     """Run the whole stack over a bag without ROS or a clock; plans are judged by what the driver did."""
@@ -121,7 +124,9 @@ def bag(
     from sparseoccvla.evaluation.runner import Models
 
     settings = read_settings(params_file) if params_file else StackSettings()
-    models = Models.load(ModelSource(model, backend, threads=os.cpu_count() or 1, seed=seed), tuple(Part))
+    models = Models.load(
+        ModelSource(model, backend, threads=threads or os.cpu_count() or 1, seed=seed), tuple(Part)
+    )
     command = shlex.join(["sparseoccvla", *sys.argv[1:]])
     file = evaluate_bag(BagEvaluation(models, settings, bag, out, command, follow))
     report = out / "report.md"

@@ -44,6 +44,8 @@ from sparseoccvla.evaluation.questions import Question
 from sparseoccvla.evaluation.report import write_report
 from sparseoccvla.evaluation.runner import Models, RunConfig, Runner, answer
 from sparseoccvla.evaluation.worst import write_worst
+from sparseoccvla.geometry import planar_matrix
+from sparseoccvla.metrics.agents import LIDAR_FORWARD_M
 from sparseoccvla.metrics.language import Tokens
 from sparseoccvla.metrics.results import DataOrigin, Results, write_results
 from sparseoccvla.runtime.base import Reasoner
@@ -52,6 +54,7 @@ from sparseoccvla.runtime.load import load_reasoner
 MODEL = "model"
 TOKENS_OFF = "same LLM, occupancy tokens zeroed"
 QUESTION_ONLY = "question-only LLM"
+LIDAR_HEIGHT_M = 1.84  # of nuScenes, above the ground
 # What a control can change; the other kinds of figures would be those of the model.
 _AFFECTED = {
     Shuffle.PICTURES: tuple(Part),
@@ -179,11 +182,15 @@ def _predict(
     return stores, count
 
 
-def _lidar(evaluation: Evaluation) -> dict[str, NDArray[np.float64] | None]:
-    return {
-        name: load_scene(evaluation.tables, name).base_from_lidar
-        for name in scenes_of_split(evaluation.tables, evaluation.split)
-    }
+def _lidar(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
+    """`base_from_lidar` of each scene; where nobody wrote lidar turns, that of nuScenes."""
+    usual = planar_matrix(LIDAR_FORWARD_M, 0.0, 0.0)
+    usual[2, 3] = LIDAR_HEIGHT_M
+    found = {}
+    for name in scenes_of_split(evaluation.tables, evaluation.split):
+        base_from_lidar = load_scene(evaluation.tables, name).base_from_lidar
+        found[name] = usual if base_from_lidar is None else base_from_lidar
+    return found
 
 
 def _command_sources(cache: SampleCache, count: int) -> list[str]:

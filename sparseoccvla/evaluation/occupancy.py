@@ -33,7 +33,7 @@ def score_occupancy(
     runs: list[Said],
     count: int,
     prior: NDArray[np.uint8],
-    lidar: dict[str, NDArray[np.float64] | None],
+    lidar: dict[str, NDArray[np.float64]],
     rays_every: int,
     progress: Callable[[int], None],
 ) -> Figures:
@@ -44,7 +44,7 @@ def score_occupancy(
         runs: what was said; the first is the model as it is.
         count: keyframes.
         prior: (200, 200, 16) labels that need no eyes.
-        lidar: `base_from_lidar` of each scene, where RayIoU's rays begin; None: no lidar, no rays.
+        lidar: `base_from_lidar` of each scene, where RayIoU's rays begin.
         rays_every: RayIoU of every n-th keyframe; it takes fifty times as long as the rest.
         progress: called with 1 for each keyframe.
     """
@@ -61,9 +61,8 @@ def score_occupancy(
                 for name, grid in grids.items():
                     voxels.at(name, scene).update(grid, label.semantics, label.camera_mask)
                 figures.n += 1
-                base_from_lidar = lidar.get(scene)
-                if base_from_lidar is not None and index % rays_every == 0:
-                    origins = _origins(cache, indices, index, base_from_lidar)
+                if index % rays_every == 0:
+                    origins = _origins(cache, indices, index, lidar[scene])
                     for name, grid in grids.items():
                         rays.at(name, scene).update(grid, label.semantics, origins)
             except UnscorableError as error:

@@ -113,9 +113,11 @@ def differences_by_scene[M: Metric](
 
     whole = values(np.ones(len(names), int))
     rng = np.random.default_rng(seed)
-    drawn = [
-        values(times) for times in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    ]
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    # Of few scenes the same are drawn again and again.
+    different, place = np.unique(draws, axis=0, return_inverse=True)
+    known = [values(times) for times in different]
+    drawn = [known[index] for index in place.ravel()]
     found = {}
     for name, value in whole.items():
         if value is None:
