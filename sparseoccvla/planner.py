@@ -108,9 +108,13 @@ class Planner(nn.Module):
 
         `paths_m` (B, A, S, 2) are anchors, A may be 1; `noise` has their shape; `t` (B,) whole.
         """
+        return self.denoise_in(self.context(inputs), paths_m, noise, t)
+
+    def denoise_in(self, context: Context, paths_m: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """`denoise` where the inputs are tokens already."""
         start = self.diffusion.normalized_offsets(paths_m)
         noisy = self.diffusion.add_noise(start, noise, t)
-        clean: Tensor = self.decoder(noisy, start, t.float(), self.context(inputs), self.diffusion)
+        clean: Tensor = self.decoder(noisy, start, t.float(), context, self.diffusion)
         return clean
 
     def score_logits(self, inputs: PlannerInputs, anchors_m: Tensor) -> Tensor:

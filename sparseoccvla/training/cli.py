@@ -35,4 +35,5 @@ def train_command(
     if minutes and steps:
         raise InputError("both --minutes and --steps were given, wanted one of them")
     settings = read_training_config(config)
-    train(stage, Run(settings, dataroot, version, cache or dataroot / "cache", out), Length(steps, minutes))
+    run = Run(settings, config.name, dataroot, version, cache or dataroot / "cache", out)
+    train(stage, run, Length(steps, minutes))

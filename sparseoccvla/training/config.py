@@ -35,6 +35,12 @@ class EncoderTraining(Checked):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     losses: OccupancyLossConfig = field(default_factory=OccupancyLossConfig)
+    clustered_points: bool = setting(
+        False, "Start learned queries on clusters of visible voxels, not anywhere in the grid."
+    )
+    start_spread_m: float = setting(
+        0.0, "How far apart the points of a query start; z a quarter.", unit="m", low=0.0, high=10.0
+    )
     last_layer_points: int = setting(
         0, "Points of each query of the last layer whose class is learned in a step; 0: all.", low=0
     )

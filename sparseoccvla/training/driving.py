@@ -207,12 +207,11 @@ def driving_terms(
     )
     positive = nearest_anchor(anchors_m, truth.future_m, truth.future_valid, truth.anchor_row)
     known = truth.future_valid.all(dim=1).float()
-    terms["score"] = score_term(planner.score_logits(inputs, anchors_m), positive, known)
+    context = planner.context(inputs)
+    terms["score"] = score_term(planner.scorer(context, anchors_m), positive, known)
     noise = torch.stack([torch.randn(1, *anchors_m.shape[1:], generator=g) for g in generators])
     t = torch.cat([torch.randint(planner.config.trained_timesteps, (1,), generator=g) for g in generators])
-    clean = planner.denoise(
-        inputs, anchors_m[positive][:, None], noise.to(features.device), t.to(features.device)
-    )
+    clean = planner.denoise_in(context, anchors_m[positive][:, None], noise.to(anchors_m), t.to(positive))
     terms["path"] = trajectory_term(clean.float(), truth.future_m, truth.future_valid, planner.diffusion)
     return terms
 

@@ -47,6 +47,32 @@ class EncoderTask(Task):
         return self._check(self.encoder)
 
 
+@torch.no_grad()
+def start_at(encoder: Encoder, voxels_m: Tensor, spread_m: float, seed: int) -> None:
+    """Start the learned queries on clusters of voxels, and the points of every query apart from each other.
+
+    Points that start anywhere in the grid first have to find the ground, and those that start as one
+    first have to part; both take hundreds of steps.
+
+    Args:
+        encoder: before training.
+        voxels_m: (n, 3) visible voxels of training scenes.
+        spread_m: standard deviation of the points around their query, z a quarter; 0 leaves them together.
+        seed: of clusters and spread.
+    """
+    from sklearn.cluster import KMeans
+
+    learned = len(encoder.initial_points)
+    clusters = KMeans(learned, n_init=1, random_state=seed).fit(voxels_m.numpy()).cluster_centers_
+    centers_m = torch.from_numpy(clusters).float()
+    encoder.initial_points.copy_((centers_m - encoder.low_m) / encoder.extent_m)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in encoder.layers:
+        last = layer.offsets[-1]
+        away_m = torch.randn(layer.points_out, 3, generator=generator) * spread_m
+        last.bias.add_((away_m * torch.tensor([1.0, 1.0, 0.25]) / layer.offset_scale).flatten())
+
+
 def encoder_weights(config: EncoderTraining, layers: int) -> dict[str, float]:
     """Weights of the terms of `encoder_terms`."""
     weights = {"points_initial": config.initial_weight, "auxiliary": config.auxiliary_weight}

@@ -51,6 +51,11 @@ class Length:
     steps: int = 0
     minutes: float = 0.0
 
+    @property
+    def option(self) -> str:
+        """As the command line has it."""
+        return f"--minutes {self.minutes:g}" if self.minutes else f"--steps {self.steps}"
+
     def share_done(self, step: int, elapsed_s: float) -> float:
         """0 at the start, 1 when done."""
         return elapsed_s / (60 * self.minutes) if self.minutes else step / self.steps
@@ -151,9 +156,9 @@ class Loop:
         self._optimizer.zero_grad()
         self.step += 1
         if self.step % self.config.log_steps == 0 or self.step == 1:
-            self._report.losses(
-                self.step, float(loss.detach()), values, float(norm), rate, done, self.elapsed_s
-            )
+            parts = accelerator.reduce(torch.stack([loss.detach(), *values.values()]), "mean").tolist()
+            named = dict(zip(values, parts[1:], strict=True))
+            self._report.losses(self.step, parts[0], named, float(norm), rate, done, self.elapsed_s)
 
     def _share_done(self) -> float:
         """As process 0 sees it: clocks differ, and all must stop together."""
@@ -238,7 +243,8 @@ def parameter_groups(task: Task, schedule: ScheduleConfig) -> list[dict[str, Any
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            key = (parameter.ndim > 1, name.startswith(prefixes))
+            # Places are no weights: decay would draw them into a corner of the grid.
+            key = (parameter.ndim > 1 and "initial_points" not in name, name.startswith(prefixes))
             groups.setdefault(key, []).append(parameter)
     return [
         {

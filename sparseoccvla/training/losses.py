@@ -65,6 +65,7 @@ class OccupancyLossConfig:
     # Share of the drawn voxels that is not ground, 0 draws evenly. Ground is three of four voxels,
     # and points collapse onto it.
     standing_share: float = 0.0
+    visible_share: float = 0.0  # of the drawn voxels, likewise: those that a camera sees
     search_threads: int = 1  # neighbor searches on a CPU at once
 
 
@@ -307,19 +308,18 @@ def _drawn(count: int, most: int, device: torch.device, generator: torch.Generat
 def _drawn_voxels(
     target: OccupancyTarget, config: OccupancyLossConfig, generator: torch.Generator | None
 ) -> Tensor:
-    """Indices of voxels, a given share of them not ground when asked for."""
+    """Indices of voxels, given shares of them standing and visible when asked for."""
     count, device = len(target.points_m), target.points_m.device
-    standing = ~torch.isin(
-        target.labels, torch.tensor(FLAT_CLASSES, device=device, dtype=target.labels.dtype)
-    )
-    if not config.standing_share or not config.drawn_points or standing.all() or not standing.any():
+    if not config.drawn_points or not count or not (config.standing_share or config.visible_share):
         return _drawn(count, config.drawn_points, device, generator)
-    many = round(config.standing_share * config.drawn_points)
-    groups = ((standing.nonzero()[:, 0], many), ((~standing).nonzero()[:, 0], config.drawn_points - many))
-    # With replacement: a scene with few standing voxels repeats them.
-    return torch.cat(
-        [group[torch.randint(len(group), (most,), generator=generator).to(device)] for group, most in groups]
-    )
+    weight = torch.ones(count)
+    standing = ~torch.isin(target.labels.cpu(), torch.tensor(FLAT_CLASSES, dtype=target.labels.dtype))
+    for group, share in ((standing, config.standing_share), (target.visible.cpu(), config.visible_share)):
+        inside = float((weight * group).sum() / weight.sum())
+        if share and 0 < inside < 1:
+            weight = weight * torch.where(group, share / inside, (1 - share) / (1 - inside))
+    # With replacement: a scene with few of a kind repeats them.
+    return torch.multinomial(weight, config.drawn_points, replacement=True, generator=generator).to(device)
 
 
 def auxiliary_terms(auxiliary: Auxiliary, labels: Tensor, depth_m: Tensor) -> dict[str, Term]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,16 +69,30 @@ def write_model(folder: Path, name: str, parts: ModelParts, card: dict[str, Any]
     return manifest
 
 
-def card_of(dataroot: Path, seconds: dict[str, float], figures: dict[str, Any]) -> dict[str, Any]:
-    """What a person wants to know of a trained model."""
+def card_of(
+    dataroot: Path, config: str, stages: dict[str, str], seconds: dict[str, int], figures: dict[str, Any]
+) -> dict[str, Any]:
+    """What a person wants to know of a trained model.
+
+    Args:
+        dataroot: of the data set; a generated one says its seeds.
+        config: name of the settings.
+        stages: length of each stage that was trained, as the command line says it.
+        seconds: that each took.
+        figures: of each on a few validation samples.
+    """
     world = dataroot / "world.json"
     return {
         "license": "Apache-2.0",
         "usable_for": "research; it has seen nothing but the data set named here",
-        "command": " ".join(["sparseoccvla", *sys.argv[1:]]),
+        "command": [
+            f"sparseoccvla train --stage {stage} --config {config} --dataroot D --out R {length}"
+            for stage, length in stages.items()
+        ],
+        "lengths": stages,
         "commit": _commit(),
         "data": _data_of(world) if world.exists() else dataroot.name,
-        "training_seconds": {stage: round(value) for stage, value in seconds.items()},
+        "training_seconds": seconds,
         "hardware": _hardware(),
         "figures": figures,
     }

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor
 
 _WIDTH = 200
 
@@ -64,7 +63,7 @@ class Report:
         self,
         step: int,
         loss: float,
-        values: Mapping[str, Tensor],
+        values: Mapping[str, float],
         norm: float,
         rate: float,
         done: float,
@@ -77,7 +76,7 @@ class Report:
         step_s = (now - self._last[1]) / max(1, step - self._last[0])
         self._last = (step, now)
         left_s = elapsed_s * (1 - done) / done if done > 0 else float("nan")
-        numbers = {name: round(float(value), 5) for name, value in values.items()}
+        numbers = {name: round(value, 5) for name, value in values.items()}
         line = {
             "loss": round(loss, 5), **numbers, "gradient_norm": round(norm, 3),
             "rate": rate, "step_s": round(step_s, 4), "left_s": round(left_s, 1) if done > 0 else None,

@@ -35,15 +35,15 @@ from sparseoccvla.model import ModelConfig, SparseOccVLA, read_config
 from sparseoccvla.planner import Planner
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.manifest import Manifest, find_model, read_manifest
-from sparseoccvla.training.batches import SceneLoader, made_ahead, places_of_step
+from sparseoccvla.training.batches import SceneLoader, made_ahead, occupancy_target, places_of_step
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
 from sparseoccvla.training.driving import DrivingSampler
 from sparseoccvla.training.driving_check import DrivingCheck
-from sparseoccvla.training.encoder_stage import EncoderTask
+from sparseoccvla.training.encoder_stage import EncoderTask, start_at
 from sparseoccvla.training.joint_stage import JointLoader, JointTask
 from sparseoccvla.training.loop import Length, Loop, Task, make_accelerator
 from sparseoccvla.training.model_folder import ModelParts, card_of, check_matches, write_model
-from sparseoccvla.training.occupancy_check import OccupancyCheck, tuned_rule
+from sparseoccvla.training.occupancy_check import OccupancyCheck, spread, tuned_rule
 from sparseoccvla.training.packing import Texts
 from sparseoccvla.training.planning_stage import PlanningTask, TokenLoader
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STAGES = ("teacher", "encoder", "planning", "joint")
+_CLUSTER_SAMPLES, _CLUSTER_VOXELS = 64, 300  # training keyframes, and voxels of each, that are clustered
 _RULE_SAMPLES = 32  # training keyframes that the voxel rule is tuned on
 
 
@@ -62,6 +63,7 @@ class Run:
 
     Args:
         config: of the run.
+        config_name: what its file is called, for the model's card.
         dataroot: in nuScenes format.
         version: needed when the root has several.
         cache: folder for caches of the splits, made when there are none.
@@ -69,9 +71,15 @@ class Run:
     """
 
     def __init__(
-        self, config: TrainingConfig, dataroot: Path, version: str | None, cache: Path, out: Path
+        self,
+        config: TrainingConfig,
+        config_name: str,
+        dataroot: Path,
+        version: str | None,
+        cache: Path,
+        out: Path,
     ) -> None:
-        self.config, self.dataroot, self.out = config, dataroot, out
+        self.config, self.config_name, self.dataroot, self.out = config, config_name, dataroot, out
         self.accelerator: Accelerator = make_accelerator(config)
         self.sizes = model_config(config.model)
         self._tables = Tables(dataroot, version)
@@ -174,13 +182,17 @@ class Run:
         before: dict[str, Any] = {}
         if (self.model_folder / "manifest.json").exists():
             before = json.loads((self.model_folder / "manifest.json").read_text())["card"]
-        seconds = before.get("training_seconds", {}) | {loop.stage: loop.elapsed_s}
+        seconds = before.get("training_seconds", {}) | {loop.stage: round(loop.elapsed_s)}
+        lengths = before.get("lengths", {}) | {loop.stage: loop.length.option}
         said = before.get("figures", {}) | {loop.stage: {n: round(v, 4) for n, v in figures.items()}}
         parts = ModelParts(
             config, *anchors, tokenizer, nets, f"{self.dataroot.name} {self.config.train_split}"
         )
         write_model(
-            self.model_folder, Path(self.config.model).stem, parts, card_of(self.dataroot, seconds, said)
+            self.model_folder,
+            Path(self.config.model).stem,
+            parts,
+            card_of(self.dataroot, self.config_name, lengths, seconds, said),
         )
 
 
@@ -213,6 +225,8 @@ def train_encoder(run: Run, length: Length) -> None:
     torch.manual_seed(config.seed)
     encoder = Encoder(run.sizes.encoder)
     cache = run.split(config.train_split)
+    if stage.clustered_points:
+        start_at(encoder, _visible_voxels(cache, config.seed), stage.start_spread_m, config.seed)
     check = OccupancyCheck(
         run.split(config.validation_split), config.validation_samples, encoder, run.precision
     )
@@ -223,6 +237,19 @@ def train_encoder(run: Run, length: Length) -> None:
     anchors = _model_anchors(run)
     nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": None, "planner": None}
     run.write(sizes, nets, anchors, _model_tokenizer(run), loop, figures)
+
+
+def _visible_voxels(cache: SampleCache, seed: int) -> Tensor:
+    """(n, 3) centers of some visible voxels of some keyframes, in base_link at their label's time."""
+    rng = np.random.default_rng([seed, 6])
+    parts = []
+    for index in spread(len(cache), _CLUSTER_SAMPLES):
+        label = cache.occupancy(index)
+        if label is not None:
+            target = occupancy_target(label, np.eye(4))
+            seen = target.points_m[target.visible]
+            parts.append(seen[torch.from_numpy(rng.integers(len(seen), size=_CLUSTER_VOXELS))])
+    return torch.cat(parts)
 
 
 def tuned_sizes(run: Run, encoder: Encoder, cache: SampleCache) -> ModelConfig:

@@ -99,16 +99,20 @@ def test_missed_and_rare_voxels_count_more_when_visible() -> None:
     assert occupancy_terms(out, [blind], weighted)["points_0"].total.item() == pytest.approx(base.item())
 
 
-def test_standing_voxels_are_drawn_in_the_wanted_share() -> None:
+def test_standing_and_visible_voxels_are_drawn_in_the_wanted_shares() -> None:
     from sparseoccvla.training.losses import _drawn_voxels
 
     labels = torch.full((1000,), 11)
     labels[:50] = 4
-    target = OccupancyTarget(torch.randn(1000, 3), labels, torch.ones(1000, dtype=torch.bool), torch.eye(4))
-    even = _drawn_voxels(target, replace(PLAIN, drawn_points=400), seeded())
-    half = _drawn_voxels(target, replace(PLAIN, drawn_points=400, standing_share=0.5), seeded())
-    assert (labels[half] == 4).sum() == 200
-    assert (labels[even] == 4).sum() < 60
+    visible = torch.arange(1000) % 3 == 0
+    target = OccupancyTarget(torch.randn(1000, 3), labels, visible, torch.eye(4))
+    even = _drawn_voxels(target, replace(PLAIN, drawn_points=4000), seeded())
+    shares = replace(PLAIN, drawn_points=4000, standing_share=0.5, visible_share=0.8)
+    drawn = _drawn_voxels(target, shares, seeded())
+    assert (labels[drawn] == 4).float().mean() == pytest.approx(0.5, abs=0.04)
+    assert visible[drawn].float().mean() == pytest.approx(0.8, abs=0.04)
+    assert (labels[even] == 4).float().mean() < 0.1
+    assert visible[even].float().mean() < 0.4
 
 
 def test_labels_at_another_time_are_met_by_moving_the_predictions() -> None:
