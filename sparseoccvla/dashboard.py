@@ -58,7 +58,8 @@ class Dashboard:
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of every picture that people look at."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
@@ -86,7 +87,7 @@ def draw(board: Dashboard) -> NDArray[np.uint8]:
     top = _MARGIN
     if board.warning:
         pen.rounded_rectangle((_MARGIN, top, WIDTH - _MARGIN, top + 34), 6, fill=(92, 38, 34))
-        pen.text((_MARGIN + 14, top + 7), board.warning, _TEXT, _font(16, bold=True))
+        pen.text((_MARGIN + 14, top + 7), board.warning, _TEXT, font(16, bold=True))
         top += 46
     _draw_cameras(canvas, pen, board, top)
     _draw_map(canvas, pen, board, WIDTH - _MARGIN - _VIEW_PX, top)
@@ -103,13 +104,13 @@ def _draw_cameras(canvas: Image.Image, pen: ImageDraw.ImageDraw, board: Dashboar
             canvas.paste(picture.resize(_TILE, Image.Resampling.BILINEAR), (x, y))
         else:
             pen.rectangle((x, y, x + _TILE[0], y + _TILE[1]), fill=_PANEL)
-            pen.text((x + _TILE[0] / 2, y + _TILE[1] / 2), "no picture", _DIM, _font(15), anchor="mm")
+            pen.text((x + _TILE[0] / 2, y + _TILE[1] / 2), "no picture", _DIM, font(15), anchor="mm")
         label = name.removeprefix("cam_").replace("_", " ")
         pen.text(
             (x + 9, y + 7),
             label,
             (255, 255, 255),
-            _font(14, bold=True),
+            font(14, bold=True),
             stroke_width=2,
             stroke_fill=(0, 0, 0),
         )
@@ -165,7 +166,7 @@ def _draw_legend(pen: ImageDraw.ImageDraw, board: Dashboard, left: int, top: int
         present = counts is None or counts[i] > 0
         color = tuple(int(c) for c in CLASS_COLORS_RGB[i]) if present else (60, 64, 72)
         pen.rectangle((x, y + 3, x + 12, y + 15), fill=color)
-        pen.text((x + 18, y), name.replace("_", " "), _TEXT if present else (88, 93, 103), _font(12))
+        pen.text((x + 18, y), name.replace("_", " "), _TEXT if present else (88, 93, 103), font(12))
 
 
 def _draw_words(pen: ImageDraw.ImageDraw, board: Dashboard, top: int) -> None:
@@ -173,12 +174,12 @@ def _draw_words(pen: ImageDraw.ImageDraw, board: Dashboard, top: int) -> None:
     pen.rounded_rectangle((left, top, right, HEIGHT - _MARGIN), 8, fill=_PANEL)
     x, y = left + 20, top + 16
     for title, lines, color in _words(board):
-        pen.text((x, y), title, _DIM, _font(13, bold=True))
+        pen.text((x, y), title, _DIM, font(13, bold=True))
         y += 20
         for line in lines:
             if y > HEIGHT - _MARGIN - 30:
                 return
-            pen.text((x, y), line, color, _font(17))
+            pen.text((x, y), line, color, font(17))
             y += 25
         y += 12
 

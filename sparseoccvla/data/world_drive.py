@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import cache, partial
 from itertools import chain
 from multiprocessing import get_context
@@ -17,13 +18,13 @@ from sparseoccvla.contracts import NS_PER_S, NUM_STEPS, STEP_S, DrivingCommand, 
 from sparseoccvla.data.drive import Drive, GroundTruth
 from sparseoccvla.data.motion import Odometry
 from sparseoccvla.data.scene import Box
-from sparseoccvla.ego_state import MotionSample
-from sparseoccvla.geometry import inverse, planar_pose
 from sparseoccvla.world import drive as world
 from sparseoccvla.world.cameras import CameraRig
+from sparseoccvla.world.effects import CameraEffects, Cameras
 from sparseoccvla.world.render import Renderer
 from sparseoccvla.world.rollout import rollout
 from sparseoccvla.world.scene import Scene
+from sparseoccvla.world.world import future_of, motion_samples
 
 PICTURE_SIZE_PX = (704, 396)  # width, height
 _JPEG_QUALITY = 90
@@ -37,44 +38,41 @@ def set_stamps_ns(seconds: float, rate_hz: float) -> list[int]:
     return [first_ns + round(i * NS_PER_S / rate_hz) for i in range(round(seconds * rate_hz))]
 
 
-def world_drive(seed: int, city: str, seconds: float, rate_hz: float) -> Drive:
+def world_drive(
+    seed: int, city: str, seconds: float, rate_hz: float, effects: CameraEffects | None = None
+) -> Drive:
     """A drive as `write_drive` takes it: six rendered cameras, odometry at 20 Hz, command of the route.
 
-    The same arguments give the same bytes.
+    The same arguments give the same bytes. Calibration and stamps are those of perfect cameras, whatever
+    `effects` they have.
     """
+    effects = effects or CameraEffects()
     # What the expert does in the last three seconds is the ground truth of the last sets.
     duration_s = seconds + _FIRST_SET_S + NUM_STEPS * STEP_S + 0.5
     drive = rollout(Scene.make(seed, city), duration_s)
     stamps_ns = set_stamps_ns(seconds, rate_hz)
     rig = CameraRig.nuscenes_like()
     return Drive(
-        notes={"origin": f"procedural world {city}, seed {seed}", "command": "route", "twist": "exact"},
+        notes={
+            "origin": f"procedural world {city}, seed {seed}",
+            "command": "route",
+            "twist": "exact",
+            "camera_effects": ", ".join(f"{k}={v:g}" for k, v in asdict(effects).items() if v) or "none",
+        },
         start_ns=world.START_NS,
         cameras={camera.name: camera.calibration(PICTURE_SIZE_PX) for camera in rig.cameras},
         base_from_lidar=None,
         odometry=_odometry(drive, stamps_ns[-1] + NS_PER_S // 2),
         commands=_commands(drive, stamps_ns[-1]),
-        pictures=_pictures(seed, city, duration_s, stamps_ns),
+        pictures=_pictures(seed, city, duration_s, effects, stamps_ns),
         clouds=(),
         ground_truth=[_ground_truth(drive, t_ns + rig.cameras[0].offset_ns) for t_ns in stamps_ns],
     )
 
 
 def _odometry(drive: world.Drive, until_ns: int) -> Odometry:
-    world_from_odom = drive.world_from_base(int(drive.stamps_ns[0]))
-    odom_from_world = inverse(world_from_odom)
-    egos = [drive.ego_at(int(stamp)) for stamp in drive.stamps_ns if stamp <= until_ns]
-    samples = tuple(
-        MotionSample(
-            ego.stamp_ns,
-            odom_from_world @ ego.world_from_base,
-            ego.speed_mps,
-            ego.yaw_rate_radps,
-            ego.steering_rad,
-        )
-        for ego in egos
-    )
-    return Odometry(world_from_odom, samples, "exact")
+    samples = tuple(sample for sample in motion_samples(drive) if sample.stamp_ns <= until_ns)
+    return Odometry(drive.world_from_base(int(drive.stamps_ns[0])), samples, "exact")
 
 
 def _commands(drive: world.Drive, until_ns: int) -> list[DrivingCommand]:
@@ -87,38 +85,41 @@ def _commands(drive: world.Drive, until_ns: int) -> list[DrivingCommand]:
     return commands
 
 
-def _pictures(seed: int, city: str, duration_s: float, stamps_ns: list[int]) -> Iterator[EncodedImage]:
+def _pictures(
+    seed: int, city: str, duration_s: float, effects: CameraEffects, stamps_ns: list[int]
+) -> Iterator[EncodedImage]:
     """Rendered by one process for each core; which one painted a picture does not show in it."""
-    paint = partial(_paint_set, seed, city, duration_s)
+    paint = partial(_paint_set, seed, city, duration_s, effects)
     workers = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         yield from chain.from_iterable(pool.map(paint, stamps_ns))
 
 
 @cache
-def _studio(seed: int, city: str, duration_s: float) -> tuple[world.Drive, Renderer]:
+def _studio(seed: int, city: str, duration_s: float, effects: CameraEffects) -> tuple[world.Drive, Cameras]:
     """What a painting process makes once."""
     scene = Scene.make(seed, city)
-    return rollout(scene, duration_s), Renderer(scene)
+    return rollout(scene, duration_s), Cameras(Renderer(scene), effects)
 
 
-def _paint_set(seed: int, city: str, duration_s: float, t_ns: int) -> list[EncodedImage]:
+def _paint_set(
+    seed: int, city: str, duration_s: float, effects: CameraEffects, t_ns: int
+) -> list[EncodedImage]:
     """One set in the order in which its cameras fire."""
-    drive, renderer = _studio(seed, city, duration_s)
+    drive, cameras = _studio(seed, city, duration_s, effects)
     images = []
-    for camera in sorted(CameraRig.nuscenes_like().cameras, key=lambda camera: camera.offset_ns):
+    for camera in sorted(cameras.rig.cameras, key=lambda camera: camera.offset_ns):
         stamp_ns = t_ns + camera.offset_ns
-        rgb = renderer.render(drive, camera, stamp_ns, PICTURE_SIZE_PX).rgb
-        _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        image = cameras.picture(drive, camera.name, stamp_ns, PICTURE_SIZE_PX)
+        if image is None:
+            continue
+        _, data = cv2.imencode(".jpg", image.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         images.append(EncodedImage(camera.name, stamp_ns, data.tobytes()))
     return images
 
 
 def _ground_truth(drive: world.Drive, t0_ns: int) -> GroundTruth:
-    world_from_base = drive.world_from_base(t0_ns)
-    base_from_world = inverse(world_from_base)
-    ahead_ns = [t0_ns + round((i + 1) * STEP_S * NS_PER_S) for i in range(NUM_STEPS)]
-    future = [planar_pose(base_from_world @ drive.world_from_base(t_ns)) for t_ns in ahead_ns]
+    here_m = drive.world_from_base(t0_ns)[:3, 3]
     boxes = [
         Box(
             box.category,
@@ -129,6 +130,6 @@ def _ground_truth(drive: world.Drive, t0_ns: int) -> GroundTruth:
             visibility=0,
         )
         for box in drive.boxes_at(t0_ns)
-        if np.linalg.norm(box.center_m - world_from_base[:3, 3]) < _BOX_RANGE_M
+        if np.linalg.norm(box.center_m - here_m) < _BOX_RANGE_M
     ]
-    return GroundTruth(t0_ns, np.array(future), t0_ns, tuple(boxes))
+    return GroundTruth(t0_ns, future_of(drive, t0_ns), t0_ns, tuple(boxes))
