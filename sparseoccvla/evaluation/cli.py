@@ -34,6 +34,7 @@ Shuffles = Annotated[
 ]
 Limit = Annotated[int, typer.Option(help="Keyframes at most, from the beginning; 0: all.")]
 Asked = Annotated[int, typer.Option(help="Keyframes that are asked questions, drawn by the seed; 0: all.")]
+Edited = Annotated[int, typer.Option(help="Event frames whose pictures are edited; 0: none.")]
 Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
 TokensOption = Annotated[Tokens, typer.Option(help="How sentences become words.")]
 QuestionOnly = Annotated[str, typer.Option(help="A model trained without occupancy tokens, as a blind row.")]
@@ -65,6 +66,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         shuffle: Shuffles = None,
         limit: Limit = 0,
         asked: Asked = 250,
+        edited: Edited = 150,
         seed: Seed = 0,
         tokens: TokensOption = Tokens.RAW,
         question_only: QuestionOnly = "",
@@ -86,6 +88,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
             train_split=train_split,
             shuffles=tuple(dict.fromkeys(s for s in shuffle or () if s is not Shuffle.NONE)),
             run=RunConfig(limit, seed, asked),
+            edited=edited,
             tokens=tokens,
             rays_every=rays_every,
             question_only=question_only,

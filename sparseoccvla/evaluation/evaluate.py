@@ -82,6 +82,7 @@ class Evaluation:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     tokens: Tokens = Tokens.RAW
     rays_every: int = 5
+    edited: int = 150  # event frames whose pictures are edited, drawn by the seed; 0: none
     question_only: str = ""  # a model whose language model was trained without occupancy tokens
     caches: Path | None = None  # where caches of samples lie or go; None: in `out`
 
@@ -129,6 +130,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> list[Path]:
                         advance,
                     )
                     figures = planned.figures
+                    _add_effects(evaluation, models, cache, count, figures, progress)
                     figures.extra["ego_only_training"] = blind.report["ego_only"]
                     figures.extra["command_sources"] = _command_sources(cache, count)
                 case Part.LANGUAGE:
@@ -180,6 +182,37 @@ def _predict(
             runner.run(store, advance)
         stores[shuffle] = store
     return stores, count
+
+
+def _add_effects(
+    evaluation: Evaluation,
+    models: Models,
+    cache: SampleCache,
+    count: int,
+    figures: Figures,
+    progress: Progress,
+) -> None:
+    """Plans with edited pictures, where the data set is one of the driving world."""
+    from sparseoccvla.evaluation.effects import effect_figures, find_effects  # the world: torch
+
+    wanted = min(evaluation.edited, int(cache.needs_sight[:count].sum()))
+    if not wanted or not (evaluation.tables.dataroot / "world.json").exists():
+        figures.skip("cause and effect", "no event frame of a generated root is to be edited")
+        return
+    with progress("edited pictures", wanted) as advance:
+        effects, skipped = find_effects(
+            models,
+            cache,
+            evaluation.tables.dataroot,
+            evaluation.out / "effects" / models.encoder.info.model_id,
+            count,
+            wanted,
+            evaluation.run.seed,
+            advance,
+        )
+    for token, reason in skipped:
+        figures.skip(f"{token}, edited", reason)
+    figures.extra["cause_and_effect"] = effect_figures(effects)
 
 
 def _lidar(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:

@@ -140,6 +140,7 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
             for name, row in rows.items()
         ],
     )
+    yield from _effects(figures.get("cause_and_effect", {}))
     yield from _table(
         ["consecutive plans", "overlap [m]", "at its end [m]", "anchor switches per s"],
         [
@@ -150,6 +151,34 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
                 _number(row["anchor_switches_per_s"], 2),
             ]
             for name, row in figures["consistency"].items()
+        ],
+    )
+
+
+def _effects(figures: dict[str, Any]) -> Iterator[str]:
+    """How many plans of event frames change with the pictures."""
+    if not figures.get("n"):
+        return
+    yield (
+        f"Pictures edited in {figures['n']} event frames; a plan changes if a waypoint moves by more than "
+        f"{figures['changed_m']:g} m. Without their hazard plans end {figures['mean_farther_at_3s_m']:.2f} m "
+        "farther in the mean."
+    )
+    yield ""
+    thresholds = list(figures["hazard_removed"])
+    yield from _table(
+        ["plans that change [%]", "n", *(f"by {threshold}" for threshold in thresholds)],
+        [
+            [name, str(figures["n"]), *(_percent(figures[key][t]) for t in thresholds)]
+            for name, key in (("hazard removed", "hazard_removed"), ("irrelevant edit", "irrelevant"))
+        ],
+    )
+    yield from _table(
+        ["edit", "n", "changed [%]"],
+        [
+            [f"{name}: {kind}", str(row["n"]), _percent(row["changed"])]
+            for name, key in (("without", "hazard_removed_by_kind"), ("other", "irrelevant_by_kind"))
+            for kind, row in figures[key].items()
         ],
     )
 
