@@ -197,7 +197,7 @@ def _add_effects(
 
     wanted = min(evaluation.edited, int(cache.needs_sight[:count].sum()))
     if not wanted or not (evaluation.tables.dataroot / "world.json").exists():
-        figures.skip("cause and effect", "no event frame of a generated root is to be edited")
+        figures.extra["cause_and_effect"] = {"n": 0, "skipped": ["no event frame of a generated root"]}
         return
     with progress("edited pictures", wanted) as advance:
         effects, skipped = find_effects(
@@ -210,9 +210,10 @@ def _add_effects(
             evaluation.run.seed,
             advance,
         )
-    for token, reason in skipped:
-        figures.skip(f"{token}, edited", reason)
-    figures.extra["cause_and_effect"] = effect_figures(effects)
+    figures.extra["cause_and_effect"] = {
+        **effect_figures(effects),
+        "skipped": [f"{token}: {reason}" for token, reason in skipped],
+    }
 
 
 def _lidar(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:

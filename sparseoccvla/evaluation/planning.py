@@ -80,6 +80,7 @@ def score_planning(
         for protocol in PlanningProtocol
     }
     anchors = {subset: PerScene(AnchorMetric) for subset in subsets}
+    by_hazard = PerScene(_new_metric(DEFAULT))  # rows "kind: row", event frames only
     consistency = PerScene(ConsistencyMetric)
     errors_m: dict[int, float] = {}
     model = runs[0].name
@@ -92,7 +93,10 @@ def score_planning(
                 for row, plan in plans.items():
                     if row != EXPERT or truth.future_valid.all():
                         consistency.at(row, scene).update(_placed(cache, index, truth, plan))
-                _score(truth, plans, member, scene, metrics)
+                scored = _score(truth, plans, member, scene, metrics)
+                for kind in truth.hazards if events[index] else ():
+                    for row in (model, EGO_ONLY):
+                        by_hazard.at(f"{kind}: {row}", scene).merge(scored[row])
                 _score_anchors(truth, said[model][place], anchors_m, member, scene, anchors)
                 errors_m[index] = float(
                     np.linalg.norm(plans[model].trajectory[-1, :2] - truth.future[-1, :2])
@@ -106,6 +110,15 @@ def score_planning(
         if metrics[subset, DEFAULT].rows:
             figures.rows[subset] = _rows(subset, metrics)
     figures.extra["n_event_frames"] = _samples(metrics, EVENTS, model) if EVENTS in subsets else 0
+    figures.extra["by_hazard"] = {
+        row: {
+            name: value
+            for name, value in by_hazard.pooled(row).result().items()
+            if name in ("L2_avg", "L2_3s", "obj_box_col_avg", "obj_box_col_any_3s")
+        }
+        | {"n": int(by_hazard.pooled(row).samples)}
+        for row in sorted(by_hazard.rows)
+    }
     figures.extra["consistency"] = {row: consistency.pooled(row).result() for row in consistency.rows}
     figures.extra["anchors"] = {
         subset: {row: anchors[subset].pooled(row).result() for row in anchors[subset].rows}
@@ -164,6 +177,7 @@ def _score(truth: Truth, plans: Mapping[str, Plan], member: list[str], scene: st
     for (row, protocol), metric in single.items():
         for subset in member:
             metrics[subset, protocol].at(row, scene).merge(metric)
+    return {row: metric for (row, protocol), metric in single.items() if protocol is DEFAULT}
 
 
 def samples_of(truth: Truth) -> dict[PlanningProtocol, PlanSample]:

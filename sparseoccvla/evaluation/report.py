@@ -126,6 +126,20 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
                 for name, row in rows.items()
             ],
         )
+    if figures["by_hazard"]:
+        yield from _table(
+            ["event frames with a", "n", "L2 avg [m]", "L2 3s [m]", "any in 3 s [%]"],
+            [
+                [
+                    name,
+                    str(row["n"]),
+                    _number(row["L2_avg"], 2),
+                    _number(row["L2_3s"], 2),
+                    _percent(row["obj_box_col_any_3s"]),
+                ]
+                for name, row in figures["by_hazard"].items()
+            ],
+        )
     yield from _table(
         ["anchor choice", "n", "right [%]", "farther than the best [m]", "calibration error"],
         [
@@ -158,6 +172,8 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
 def _effects(figures: dict[str, Any]) -> Iterator[str]:
     """How many plans of event frames change with the pictures."""
     if not figures.get("n"):
+        yield f"No pictures were edited: {'; '.join(figures.get('skipped', [])) or 'not asked for'}."
+        yield ""
         return
     yield (
         f"Pictures edited in {figures['n']} event frames; a plan changes if a waypoint moves by more than "
