@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparseoccvla.errors import InputError
+from sparseoccvla.data.cli import picture_size, scene_bar
+from sparseoccvla.world.look_cli import bag_command, look_command
 
 app = typer.Typer(no_args_is_help=True, help="The procedural driving world.")
-
-_REPORT_EVERY_S = 30.0
+app.command("look")(look_command)
+app.command("bag")(bag_command)
 
 
 @app.command("generate")
@@ -36,6 +34,7 @@ def generate(
     pixel_stride: Annotated[
         int, typer.Option(help="Class and depth pictures of every n-th pixel; 0 for none.")
     ] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda: what renders and labels.")] = "cpu",
 ) -> None:
     """Write scenes in nuScenes format; the same command again completes what was interrupted.
 
@@ -44,49 +43,14 @@ def generate(
     from sparseoccvla.world.generate import generate as generate_root
     from sparseoccvla.world.roots import Request, RootOptions
 
-    width_px, height_px = _size(size)
-    options = RootOptions(width_px, height_px, duration, sweeps, lidar, pixel_stride)
+    width_px, height_px = picture_size(size)
+    options = RootOptions(width_px, height_px, duration, sweeps, lidar, pixel_stride, device)
     began = time.perf_counter()
-    with _Bar() as bar:
-        summary = generate_root(out, options, Request(city, split, seed, scenes), workers, bar.update)
+    with scene_bar() as bar:
+        summary = generate_root(out, options, Request(city, split, seed, scenes), workers, bar)
     print(
         json.dumps(
             {"dataroot": str(out), **vars(summary), "seconds": round(time.perf_counter() - began, 1)},
             indent=2,
         )
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.split("x"))
-    except ValueError as error:
-        raise InputError(f"--size is {text!r}, wanted width x height such as 704x396") from error
-    return width, height
-
-
-class _Bar:
-    """Progress on stderr: a bar in a terminal, elsewhere a line now and then."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._plain = not console.is_terminal
-        self._bar = Progress(*columns, console=console, disable=self._plain)
-        self._task = self._bar.add_task("scenes", total=None)
-        self._began = self._told = time.monotonic()
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-        now = time.monotonic()
-        if self._plain and done and now - self._told > _REPORT_EVERY_S:
-            self._told = now
-            left_s = (now - self._began) / done * (total - done)
-            print(f"{done} of {total} scenes, {left_s / 60:.1f} minutes left", file=sys.stderr)

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from sparseoccvla.config import Checked, setting
 from sparseoccvla.data.output import OutputError
 from sparseoccvla.errors import InputError
@@ -54,11 +56,15 @@ class RootOptions(Checked):
     pixel_stride: int = setting(
         1, "Class and depth of every n-th pixel and row; 0 writes none.", low=0, high=16
     )
+    # Part of the options, as a GPU may round a pixel to the next gray level.
+    device: str = setting("cpu", "Where pictures and labels are made.", choices=("cpu", "cuda"))
 
-    def check_size(self) -> None:
-        """Raise `InputError` for a picture that the cameras can't take."""
+    def check_possible(self) -> None:
+        """Raise `InputError` for a picture that the cameras can't take, or a device that is not there."""
         for camera in CameraRig.nuscenes_like().cameras:
             camera.calibration(self.size_px)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device is cuda, but torch finds no GPU here; take cpu")
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -178,6 +184,11 @@ class Ledger:
                 }
             specs.append(SceneSpec(names[seed], request.city, request.split, seed))
         return specs
+
+    def plan(self, request: Request) -> tuple[list[SceneSpec], list[SceneSpec]]:
+        """All scenes of a request, and those of them that are not finished; see `take`."""
+        specs = self.take(request)
+        return specs, [spec for spec in specs if not self.part(spec.name).exists()]
 
     def save(self) -> None:
         """Write world.json, and only then anything else: it says whose folder this is."""

@@ -63,7 +63,7 @@ class _SceneWriter:
         self.scene = Scene.make(spec.world_seed, spec.city)
         self.drive = rollout(self.scene, seconds, start_ns)
         self.rig = CameraRig.nuscenes_like()
-        self.renderer = Renderer(self.scene)
+        self.renderer = Renderer(self.scene, options.device)
         self.labeler = Labeler(self.scene, self.rig, self.renderer.stage)
         self.onlooker = Onlooker(self.drive, self.renderer.stage, self.rig)
         self.rows = SceneRows(spec, options, self.scene, self.drive, self.stamps_ns)
