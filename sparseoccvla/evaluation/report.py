@@ -238,6 +238,13 @@ def _language(figures: dict[str, Any]) -> Iterator[str]:
 
 def _bag(figures: dict[str, Any]) -> Iterator[str]:
     horizons = list(HORIZON_STEPS)
+    for title, key in (("Commands", "command_sources"), ("Sent", "trajectories"), ("Live run", "follow")):
+        told = figures.get(key)
+        if isinstance(told, dict):
+            told = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in told.items()]
+        if told:
+            yield f"{title}: {', '.join(told)}."
+            yield ""
     yield from _table(
         ["row", "n", *(f"L2 {h} [m]" for h in (*horizons, "avg"))],
         [

@@ -87,6 +87,9 @@ def test_shadow_mode_compares_with_what_the_driver_did(models, drive, tmp_path):
     # The drive is an arc to the left at a constant speed; the stand-in turns when told to.
     assert 0 < rows["proposal"]["L2_avg"] < rows["constant velocity"]["L2_avg"]
     assert not any("col" in name for name in rows["proposal"])
+    report = (tmp_path / "o/report.md").read_text()
+    assert "Commands: future_trajectory." in report
+    assert "Sent: model 9, fallback" in report
 
 
 def test_a_live_run_is_made_again_from_its_recording(models, drive, tmp_path):
@@ -101,6 +104,7 @@ def test_a_live_run_is_made_again_from_its_recording(models, drive, tmp_path):
         "median_difference_m": pytest.approx(0, abs=1e-5),
         "largest_difference_m": pytest.approx(0, abs=1e-5),
     }
+    assert f"live plans {KEYFRAMES}, repeated {KEYFRAMES}" in (tmp_path / "o/report.md").read_text()
     again = [json.loads(line) for line in (tmp_path / "o/plans.jsonl").read_text().splitlines()]
     assert [row["reasoning_t0_ns"] for row in again[1:]] == [row["t0_ns"] for row in again[:-1]]
     assert again[0]["reasoning_t0_ns"] == 0
