@@ -2,6 +2,5 @@
 
 EGO_LENGTH_M = 4.084
 EGO_WIDTH_M = 1.85
-EGO_HEIGHT_M = 1.56
 WHEELBASE_M = 2.588
 EGO_CENTER_M = 1.38  # the box's center ahead of the rear axle

@@ -39,7 +39,7 @@ SPACING_M = 0.2
 REACH_M = 57.0  # from the middle of the grid to its corners
 TOP_M = 14.0  # samples higher above the ground than this can't be in the grid, however steep the road
 # How far behind the first surface a point still counts as on it: rounding, and facets of round things.
-NEAR_M, NEAR_SHARE = 0.05, 0.01
+NEAR_M, NEAR_SHARE = 0.05, 0.004
 CLOSEST_M = 1.0
 # How far the view of a camera may move between its stamp and the keyframe's.
 _MOTION_M = 2.0
@@ -120,8 +120,9 @@ class Labeler:
 
         panorama = panorama or self.lidar.turn(drive, stamp_ns)
         by_lidar = free & self._space.before_lidar(panorama)
-        index, *at = self.lidar.directions(samples.points_m)
-        by_lidar[samples.voxel[index[_in_sight(panorama.inverse_reach, *at, self.lidar.rays_per_rad)]]] = True
+        index, u, v, reach = self.lidar.directions(samples.points_m)
+        visible = _in_sight(panorama.inverse_reach, u, v, reach, self.lidar.rays_per_rad)
+        by_lidar[samples.voxel[index[visible]]] = True
         return OccupancyTruth(
             self._classes[best.int()].view(OCC3D_GRID.shape).cpu().numpy(),
             by_camera.view(OCC3D_GRID.shape).cpu().numpy(),

@@ -58,7 +58,6 @@ def pedestrian(
         detail=0,
         material=Material.PLAIN,
     )
-    body.solid_box((0, 0, height / 2), (0.44, 0.5, height))
     return body
 
 
@@ -74,7 +73,6 @@ def cone(size: Size) -> Body:
             (0, 0, low * height), radius * (1.05 - low), (high - low) * height, color,
             top_radius_m=radius * (1.05 - high), sides=8,
         )  # fmt: skip
-    body.solid_box((0, 0, height / 2), (length, width, height))
     return body
 
 
@@ -96,7 +94,6 @@ def barrier(size: Size, striped: bool) -> Body:
     low = [profile[0], profile[1], profile[2], profile[5]]
     body.prism(low, width / 2, width / 2, color, material)
     body.prism([profile[5], profile[2], profile[3], profile[4]], width / 2, width / 2, color, material)
-    body.solid_box((0, 0, height / 2), (max(length, 0.4), width, height))
     return body
 
 
@@ -109,7 +106,6 @@ def bin_(size: Size, color: Color) -> Body:
     body.prism(side, width * 0.4, width / 2, color)
     dark: Color = (color[0] * 0.7, color[1] * 0.7, color[2] * 0.7)
     body.box((0, 0, height * 0.96), (length * 1.04, width * 1.02, height * 0.08), dark)
-    body.solid_box((0, 0, height / 2), size)
     return body
 
 
@@ -124,7 +120,6 @@ def debris(size: Size, color: Color) -> Body:
         color,
         yaw_rad=-0.4,
     )
-    body.solid_box((0, 0, height / 2), size)
     return body
 
 
@@ -145,9 +140,6 @@ def tree(rng: np.random.Generator, height_m: float, leaf: Color, conifer: bool) 
                 (leaf[0] * shade, leaf[1] * shade, leaf[2] * shade),
                 top_radius_m=0.0, sides=9, material=Material.FOLIAGE,
             )  # fmt: skip
-            half = (top - low) / 2
-            body.solid_blob((0, 0, low + half * 0.8), (radius * (0.85 - 0.24 * level),) * 2 + (half,))
-        body.solid_box((0, 0, trunk / 2), (0.3, 0.3, trunk))
         return body
     trunk = rng.uniform(0.24, 0.36) * height_m
     body.column(
@@ -161,8 +153,6 @@ def tree(rng: np.random.Generator, height_m: float, leaf: Color, conifer: bool) 
         center = (x, y, rng.uniform(trunk + radii[2] * 0.8, height_m - radii[2]))
         shade = rng.uniform(0.85, 1.1)
         body.blob(center, radii, (leaf[0] * shade, leaf[1] * shade, leaf[2] * shade), rng)
-        body.solid_blob(center, radii)
-    body.solid_box((0, 0, trunk / 2 + 0.2), (0.3, 0.3, trunk + 0.4))
     return body
 
 
@@ -172,10 +162,8 @@ def bush(rng: np.random.Generator, size: Size, leaf: Color) -> Body:
     body = Body()
     if length > 2.5 * height:
         body.box((0, 0, height / 2), size, leaf, Material.FOLIAGE)
-        body.solid_box((0, 0, height / 2), size)
         return body
     body.blob((0, 0, height * 0.45), (length / 2, width / 2, height * 0.55), leaf, rng)
-    body.solid_blob((0, 0, height * 0.45), (length / 2, width / 2, height * 0.55))
     return body
 
 
@@ -192,7 +180,6 @@ def street_lamp(height_m: float, reach_m: float) -> Body:
         (1.0, 0.93, 0.75),
         Material.LAMP,
     )
-    body.solid_box((0, 0, height_m / 2), (0.2, 0.2, height_m))
     return body
 
 
@@ -212,7 +199,6 @@ def sign(color: Color, round_plate: bool) -> Body:
     inner[:, 1:] = (plate[:, 1:] - [0, 2.45]) * 0.62 + [0, 2.45]
     body.face(inner, (0.95, 0.95, 0.93))
     body.face(plate[::-1] + np.array([0.02, 0, 0]), metal)
-    body.solid_box((0, 0, 1.4), (0.2, 0.2, 2.8))
     return body
 
 
@@ -232,7 +218,6 @@ def building(size: Size, wall: Color, roof: Color, gabled: bool, foundation_m: f
         body.face([(*c, eaves) for c in corners], roof, Material.ROOF)
         trim: Color = (wall[0] * 0.8, wall[1] * 0.8, wall[2] * 0.8)
         body.box((0, 0, eaves + 0.15), (length + 0.3, width + 0.3, 0.7), trim, top=roof, open_bottom=False)
-    body.solid_box((0, 0, (low + height) / 2), (length, width, height - low))
     return body
 
 
@@ -263,7 +248,6 @@ def wall(length_m: float, height_m: float, color: Color) -> Body:
     """A garden wall or fence along x."""
     body = Body()
     body.box((0, 0, height_m / 2 - 0.2), (length_m, 0.22, height_m + 0.4), color)
-    body.solid_box((0, 0, height_m / 2), (length_m, 0.3, height_m))
     return body
 
 
@@ -276,6 +260,4 @@ def shelter() -> Body:
         body.box((x, 0.1, 1.25), (0.08, 1.2, 2.5), metal)
     body.box((0, 0, 2.52), (4.0, 1.6, 0.12), metal, open_bottom=False)
     body.box((0, 0.4, 0.45), (2.4, 0.4, 0.08), (0.5, 0.36, 0.22), open_bottom=False)
-    body.solid_box((0, 0.6, 1.25), (3.6, 0.3, 2.5))
-    body.solid_box((0, 0, 2.5), (4.0, 1.6, 0.4))
     return body

@@ -1,4 +1,4 @@
-"""What things are made of: flat convex faces for pictures, boxes and ellipsoids for labels.
+"""What things are made of: flat convex faces.
 
 An object's frame has its origin on the ground under its center, x forward, y left, z up. Faces are listed
 counter-clockwise as seen from outside; a triangle repeats its last vertex. Colors are sRGB in [0, 1].
@@ -34,21 +34,11 @@ class Material(IntEnum):
     RIGHT_SIGNAL = 10
 
 
-@dataclass(frozen=True)
-class Solid:
-    """A filled box or ellipsoid, aligned with its object."""
-
-    center_m: tuple[float, float, float]
-    half_m: tuple[float, float, float]
-    round: bool = False
-
-
 @dataclass
 class Body:
-    """Faces with color and material, and the solids they enclose."""
+    """Faces with color and material."""
 
     chunks: list[tuple[Array, Array, NDArray[np.uint8]]] = field(default_factory=list)
-    solids: list[Solid] = field(default_factory=list)
 
     @property
     def faces(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
@@ -183,16 +173,6 @@ class Body:
             colors = np.minimum(colors * rng.uniform(0.88, 1.1, (len(triangles), 1)), 1.0)
         points = points * np.asarray(half_m) + np.asarray(center_m)
         self.add(points[triangles][:, [0, 1, 2, 2]], colors, material)
-
-    def solid_box(self, center_m: Sequence[float], size_m: Sequence[float]) -> None:
-        x, y, z = center_m
-        a, b, c = size_m
-        self.solids.append(Solid((x, y, z), (a / 2, b / 2, c / 2)))
-
-    def solid_blob(self, center_m: Sequence[float], half_m: Sequence[float]) -> None:
-        x, y, z = center_m
-        a, b, c = half_m
-        self.solids.append(Solid((x, y, z), (a, b, c), round=True))
 
 
 @cache

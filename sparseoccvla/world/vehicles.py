@@ -104,9 +104,6 @@ def car(size: Size, color: Color, style: str = "sedan") -> Body:
     _axles(body, (-0.30 * length, 0.31 * length), width, radius)
     body.face(_quad_x(-length / 2 - 0.01, 0.0, clear + 0.30, 0.26, 0.06, False), WHITE)
     _lights(body, length, width, belt_z * 0.80, 1.0)
-    body.solid_box((0, 0, belt_z / 2), (length, width, belt_z))
-    middle, span = (x[0] + x[1] + x[2] + x[3]) / 4 * length, (x[1] + x[2] - x[0] - x[3]) / 2 * length
-    body.solid_box((middle, 0, height / 2), (span, width * 0.86, height))
     return body
 
 
@@ -162,8 +159,6 @@ def truck(size: Size, color: Color, cargo: Color = (0.86, 0.86, 0.84)) -> Body:
         body.face(
             _quad_x(front + 0.012, sign * width * 0.34, clear + 0.25, 0.18, 0.1, True), WHITE, Material.LAMP
         )
-    body.solid_box((front - cab / 2, 0, (0.3 + cab_height) / 2), (cab, width * 0.94, cab_height - 0.3))
-    body.solid_box((-front + box_length / 2, 0, (0.3 + height) / 2), (box_length, width, height - 0.3))
     return body
 
 
@@ -200,7 +195,6 @@ def bus(size: Size, color: Color) -> Body:
     )
     _axles(body, (-0.28 * length, 0.30 * length), width, 0.48, 0.3)
     _lights(body, length, width, 0.85, 1.2)
-    body.solid_box((0, 0, height / 2), size)
     return body
 
 
@@ -226,8 +220,6 @@ def trailer(size: Size, color: Color) -> Body:
     _axles(body, (x - 0.7, x + 0.7), width, 0.42, 0.26)
     for sign in (-1, 1):
         body.face(_quad_x(-length / 2 - 0.012, sign * width * 0.38, 0.9, 0.16, 0.09, False), RED)
-    body.solid_box((x, 0, (0.3 + height) / 2), (box_length, width, height - 0.3))
-    body.solid_box((length / 2 - 0.55, 0, 0.6), (1.1, 0.4, 0.4))
     return body
 
 
@@ -279,12 +271,6 @@ def construction_vehicle(size: Size, color: Color) -> Body:
         open_bottom=False,
     )
     body.box((length / 2 - 0.45, -width * 0.15, 0.5), (0.9, 1.0, 0.7), dark, open_bottom=False)
-    body.solid_box((rear + base / 2, 0, 0.85), (base, width, 1.7))
-    body.solid_box((cab_x - 0.2, width * 0.2, height * 0.75), (1.8, width * 0.5, height * 0.5))
-    body.solid_box(
-        (rear + base + reach * 0.28, -width * 0.15, (1.6 + top) / 2), (reach * 0.6, 0.5, top - 1.4)
-    )
-    body.solid_box((length / 2 - reach * 0.2, -width * 0.15, top / 2), (reach * 0.4, 0.8, top))
     return body
 
 
@@ -318,7 +304,6 @@ def bicycle(size: Size, color: Color, rider: Color | None = None, motor: bool = 
         body.prism(frame, 0.045, 0.045, color)
         body.box((-0.11 * length, 0, seat - 0.03), (0.24, 0.16, 0.06), TIRE)
     body.box((0.24 * length, 0, seat + 0.12), (0.06, min(width, 0.62), 0.05), CHROME, open_bottom=False)
-    body.solid_box((0, 0, 0.45), (length, 0.36 if not motor else 0.5, 0.9))
     if rider is not None:
         _rider(body, length, seat, height, rider)
     return body
@@ -348,4 +333,3 @@ def _rider(body: Body, length: float, seat: float, height: float, shirt: Color) 
         )
     body.blob((shoulder + 0.04, 0, height - 0.14), (0.12, 0.11, 0.14), skin, material=Material.PLAIN)
     body.box((shoulder + 0.03, 0, height - 0.05), (0.25, 0.22, 0.12), (0.2, 0.3, 0.6))
-    body.solid_box((0.02 * length, 0, (seat + height) / 2), (0.5, 0.46, height - seat))
