@@ -35,7 +35,8 @@ class Markings:
     @classmethod
     def make(cls, network: Network, city: City, device: torch.device) -> Markings:
         offsets = torch.arange(-REACH_M, REACH_M, STEP_M, device=device)
-        tables = torch.full((4, len(network.roads), len(offsets)), FAR, device=device)
+        # The last row is that of no road.
+        tables = torch.full((4, len(network.roads) + 1, len(offsets)), FAR, device=device)
         for number, road in enumerate(network.roads):
             for sort, center in _lines(road, city):
                 distance = (offsets - center).abs() - LINE_M / 2
@@ -44,9 +45,9 @@ class Markings:
         floats = partial(torch.tensor, dtype=torch.float32, device=device)
         return cls(
             tables,
-            floats([road.junction_m or 0.0 for road in roads]),
-            floats([-1e4 if road.junction_m is None else road.mouth_m for road in roads]),
-            floats([[road.profile.right_m, road.profile.left_m] for road in roads]),
+            floats([*(road.junction_m or 0.0 for road in roads), 0.0]),
+            floats([*(-1e4 if road.junction_m is None else road.mouth_m for road in roads), 1e4]),
+            floats([*([road.profile.right_m, road.profile.left_m] for road in roads), [0.0, 0.0]]),
             network.side,
             (3.0, 9.0) if city.side < 0 else (4.0, 6.0),
         )
@@ -56,7 +57,7 @@ class Markings:
 
         Args:
             fields: (6, N) ground fields.
-            road: (N,) number of the governing road.
+            road: (N,) number of the governing road, or the number of roads for none.
             width_m: (N,) size of the pixel on the ground.
         """
         s, d = fields[Channel.STATION], fields[Channel.OFFSET]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -136,6 +137,16 @@ class ShadowMap:
         return (1 - b) * ((1 - a) * lit[0] + a * lit[1]) + b * ((1 - a) * lit[2] + a * lit[3])
 
 
+def _marked_road(ground: Ground) -> np.ndarray:
+    """(ny, nx) number of the road whose lines are painted around each sample of the raster.
+
+    None where another road governs a neighbor: between their coordinates there is nothing to interpolate.
+    """
+    ids = ground.road_ids.astype(np.int64)
+    alone = maximum_filter(ids, 3) == minimum_filter(ids, 3)
+    return np.where(alone, ids, len(ground.network.roads))
+
+
 class Shader:
     """Colors the pixels of one scene on one device."""
 
@@ -144,7 +155,7 @@ class Shader:
         self.device = device
         self.noise = noise_texture(device)
         self.fields = torch.from_numpy(ground.fields).to(device)
-        self.road_ids = torch.from_numpy(ground.road_ids).to(device).to(torch.int64)
+        self.road_ids = torch.from_numpy(_marked_road(ground)).to(device)
         self.origin_m = ground.origin_m
         self.markings = Markings.make(ground.network, city, device)
         wet = 1 - 0.45 * self.sky.wet
