@@ -38,12 +38,12 @@ from sparseoccvla.evaluation.forecast import score_forecast
 from sparseoccvla.evaluation.language import MAJORITY, score_language
 from sparseoccvla.evaluation.occupancy import score_occupancy
 from sparseoccvla.evaluation.planning import PlanningScores, score_planning
-from sparseoccvla.evaluation.plots import write_plots
+from sparseoccvla.evaluation.plots import PLOTS, write_plots
 from sparseoccvla.evaluation.predictions import Part, PredictionStore, Shuffle
 from sparseoccvla.evaluation.questions import Question
 from sparseoccvla.evaluation.report import write_report
 from sparseoccvla.evaluation.runner import Models, RunConfig, Runner, answer
-from sparseoccvla.evaluation.worst import write_worst
+from sparseoccvla.evaluation.worst import WORST, write_worst
 from sparseoccvla.geometry import planar_matrix
 from sparseoccvla.metrics.agents import LIDAR_FORWARD_M
 from sparseoccvla.metrics.language import Tokens
@@ -94,6 +94,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> list[Path]:
         InputError: the model or the data set can't be read, `out` holds something else, or nothing can
             be scored.
     """
+    _check_out(evaluation.out)
     models = Models.load(evaluation.source, evaluation.parts)
     cache = _cache(evaluation, evaluation.split, models.encoder.info.image_size_px, progress)
     train = _cache(evaluation, evaluation.train_split, models.encoder.info.image_size_px, progress)
@@ -143,6 +144,16 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> list[Path]:
     if planned is not None:
         write_worst(evaluation.out, cache, runs[Shuffle.NONE], planned.errors_m, count)
     return [evaluation.out / f"{part}.json" for part in evaluation.parts]
+
+
+def _check_out(out: Path) -> None:
+    """Raise `InputError` if a folder holds something that this command does not make."""
+    folders = {"predictions", "baselines", "effects", "cache"}
+    ours = folders | {f"{part}.json" for part in Part} | {"report.md", WORST, *PLOTS}
+    foreign = sorted({item.name for item in out.iterdir()} - ours) if out.is_dir() else []
+    if foreign or (out.exists() and not out.is_dir()):
+        what = f"holds {foreign[0]}, which" if foreign else "is no folder:"
+        raise InputError(f"{out} {what} this command did not make; choose another --out")
 
 
 def _cache(evaluation: Evaluation, split: str, size_px: tuple[int, int], progress: Progress) -> SampleCache:

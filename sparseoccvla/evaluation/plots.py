@@ -15,18 +15,19 @@ from sparseoccvla.metrics.results import Results
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+PLOTS = (CONFUSION, HORIZON, RELIABILITY) = ("confusion.png", "horizon.png", "reliability.png")
 _DPI = 90
 
 
 def write_plots(out: Path, results: Sequence[Results]) -> None:
-    """Write confusion.png, horizon.png and reliability.png, of those kinds that there are."""
+    """Write `PLOTS`, of those kinds of figures that there are."""
     for result in results:
         match result.kind:
             case "occupancy":
-                plot_confusion(out / "confusion.png", next(iter(result.figures["rows"].values())))
+                plot_confusion(out / CONFUSION, next(iter(result.figures["rows"].values())))
             case "planning":
-                plot_horizon(out / "horizon.png", result.figures["rows"])
-                plot_reliability(out / "reliability.png", result.figures["anchors"])
+                plot_horizon(out / HORIZON, result.figures["rows"])
+                plot_reliability(out / RELIABILITY, result.figures["anchors"])
 
 
 def plot_confusion(path: Path, row: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from sparseoccvla.palette import CLASS_COLORS_RGB
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+WORST = "worst.png"
 MOMENTS = 4
 _NOTHING_RGB = (245, 245, 245)
 
@@ -68,7 +69,7 @@ def write_worst(
             axes.set_title(title, fontsize=9)
         row[2].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
-    figure.savefig(out / "worst.png", dpi=70, metadata={"Software": None})
+    figure.savefig(out / WORST, dpi=70, metadata={"Software": None})
     plt.close(figure)
 
 

@@ -217,6 +217,13 @@ def test_a_control_that_changes_nothing_is_refused(root, cache, tmp_path):
         run(root, cache, tmp_path / "o", (Part.OCCUPANCY,), (Shuffle.COMMAND,))
 
 
+def test_a_foreign_folder_is_left_alone(root, cache, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"holds thesis.tex, which this command did not make"):
+        run(root, cache, tmp_path, (Part.OCCUPANCY,))
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_bad_input_ends_with_exit_code_2(tmp_path):
     command = (
         f"eval planning --model tiny --backend fake --dataroot {tmp_path / 'none'} --out {tmp_path / 'o'}"
