@@ -29,6 +29,9 @@ from sparseoccvla.contracts import FLAT_CLASSES, NUM_CLASSES, OCC3D_GRID
 from sparseoccvla.sampling import project, sample, stack_views, unstack_views
 from sparseoccvla.voxels import VoxelRule
 
+_SQUARE = 4  # side of the squares of picture cells that offer a seed
+SQUARE_CELLS = _SQUARE**2
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -56,6 +59,7 @@ class EncoderConfig:
     least_spread_m: tuple[float, ...] = ()  # floor of the sampling spread of each layer; z a quarter
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
+    lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
     point_class_width: int = 0  # class of each point from the picture where it falls
 
     # Quirks that public OPUS weights were trained with.
@@ -78,6 +82,11 @@ class EncoderConfig:
             )
         if self.seeded_queries and not self.auxiliary_width:
             raise ValueError("seeded_queries needs auxiliary_width: the seeds come from its depth")
+        if self.lifted_points and (not self.seeded_queries or self.points[-1] % SQUARE_CELLS):
+            raise ValueError(
+                f"lifted_points needs seeded_queries and points in multiples of {SQUARE_CELLS}, "
+                f"got {self.seeded_queries} and {self.points[-1]}"
+            )
 
     @property
     def levels(self) -> int:
@@ -165,21 +174,27 @@ class Encoder(nn.Module):
         scene = Scene(levels, image_from_base, valid)
         points = self.initial_points.expand(batch, -1, -1)  # (B, Q, 3)
         features = points.new_zeros(batch, len(self.initial_points), config.width)
-        auxiliary = None
+        auxiliary = lifted_m = None
         if self.auxiliary is not None:
             newest = unstack_views(levels[0][:, 0], config.cameras)  # (B, N, C, H, W)
             auxiliary = self.auxiliary(newest)
             if self.seeds is not None:
-                seeds_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
+                seeds_m, lifted_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
                 points = torch.cat([points, (seeds_m - self.low_m) / self.extent_m], dim=1)
                 features = torch.cat([features, seed_features], dim=1)
         points = points[:, :, None]  # (B, Q, R=1, 3)
         initial_m = self._meters(points)
         logits, points_m = [], []
         for number, layer in enumerate(self.layers):
-            columns = last_columns if number == len(self.layers) - 1 else None
+            last = number == len(self.layers) - 1
             features, layer_logits, points = layer(
-                features, points, scene, self.low_m, self.extent_m, columns
+                features,
+                points,
+                scene,
+                self.low_m,
+                self.extent_m,
+                last_columns if last else None,
+                lifted_m if last and config.lifted_points else None,
             )
             logits.append(layer_logits)
             points_m.append(self._meters(points))
@@ -244,8 +259,13 @@ class DecoderLayer(nn.Module):
         low_m: Tensor,
         extent_m: Tensor,
         columns: Tensor | None = None,
+        lifted_m: Tensor | None = None,
     ) -> LayerOutput:
-        """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3); see `Encoder.decode`."""
+        """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3).
+
+        For `columns` see `Encoder.decode`; points of the last queries start on `lifted_m`
+        (B, S, SQUARE_CELLS, 3) instead of the old center.
+        """
         features = features + self.position(points.flatten(2))
         points_m = points * extent_m + low_m
         center_m = points_m.mean(dim=2)  # (B, Q, 3)
@@ -254,7 +274,11 @@ class DecoderLayer(nn.Module):
         features = self.norm_attention(features + self.attention(features, center_m))
         features = self.norm_ffn(features + self.ffn(features))
         offsets_m = self.offset_scale * self.offsets(features).float()
-        out_m = center_m[:, :, None] + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
+        start_m = center_m[:, :, None]
+        if lifted_m is not None:
+            learned = start_m[:, : -lifted_m.shape[1]].expand(-1, -1, self.points_out, -1)
+            start_m = torch.cat([learned, lifted_m.repeat(1, 1, self.points_out // SQUARE_CELLS, 1)], dim=1)
+        out_m = start_m + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
         logits = self.classes(features, out_m.detach(), center_m, scene, columns)
         return LayerOutput(features, logits, (out_m - low_m) / extent_m)
 
@@ -394,6 +418,7 @@ class PointClasses(nn.Module):
     """Class of each point from its query, its place, and the newest picture where it falls."""
 
     _PICTURE_CHANNELS = 48
+    _PLACE = 7  # numbers that say where a point is
 
     def __init__(self, config: EncoderConfig, points: int) -> None:
         super().__init__()
@@ -402,7 +427,7 @@ class PointClasses(nn.Module):
         # No bias: the empty rows between stacked views stay empty.
         self.reduce = nn.Conv2d(config.width, self._PICTURE_CHANNELS, 1, bias=False)
         self.from_query = nn.Linear(config.width, width)
-        self.from_point = nn.Linear(self._PICTURE_CHANNELS + 7, width, bias=False)
+        self.from_point = nn.Linear(self._PICTURE_CHANNELS + self._PLACE, width, bias=False)
         self.out = nn.Linear(width, config.classes)
         _set_prior(self.out, config)
 
@@ -420,15 +445,19 @@ class PointClasses(nn.Module):
             self.config.image_size_px,
         )
         u, v, view, seen, _ = (part.view(batch, queries, points) for part in where)
-        maps = self.reduce(scene.levels[0][:, 0]).float()
-        picture = sample(maps, u, v, view, self.config.cameras) * seen[:, None]  # (B, 48, Q, R)
+        # `from_point` works on [picture, place]. There are far fewer cells than points, and the product of
+        # a sample is the sample of products: its picture part is applied to the map.
+        of_picture, of_place = self.from_point.weight.split([self._PICTURE_CHANNELS, self._PLACE], dim=1)
+        maps = F.conv2d(self.reduce(scene.levels[0][:, 0]), of_picture[:, :, None, None]).float()
+        picture = sample(maps, u, v, view, self.config.cameras)  # (B, width, Q, R)
         away_m = points_m - center_m[:, :, None]
-        point = torch.cat(
-            [picture.permute(0, 2, 3, 1), points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1
-        )  # (B, Q, R, 55)
-        hidden = F.relu(self.from_point(point) + self.from_query(features)[:, :, None])
-        logits: Tensor = self.out(hidden)
-        return logits.float()
+        place = torch.cat([points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1)  # (B, Q, R, 7)
+        # Channels first from here on, as the samples are.
+        hidden = (of_place @ place.flatten(1, 2).transpose(1, 2)).unflatten(-1, (queries, points))
+        hidden = hidden + self.from_query(features).transpose(1, 2)[..., None]
+        hidden = F.relu(hidden + picture * seen[:, None])
+        logits: Tensor = self.out(hidden.flatten(2).transpose(1, 2)).float()
+        return logits.unflatten(1, (queries, points))
 
 
 class AuxiliaryHead(nn.Module):
@@ -456,13 +485,12 @@ class Seeds(nn.Module):
     exports; no gradient passes through the choice.
     """
 
-    _SQUARE = 4
     standing: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        stride = config.backbone.strides[0] * self._SQUARE
+        stride = config.backbone.strides[0] * _SQUARE
         if config.image_size_px[0] % stride or config.image_size_px[1] % stride:
             raise ValueError(
                 f"seeded_queries wants a picture of whole {stride} px squares, got {config.image_size_px}"
@@ -474,39 +502,40 @@ class Seeds(nn.Module):
 
     def forward(
         self, level: Tensor, auxiliary: Auxiliary, base_from_image: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Points (B, S, 3) in meters and features (B, S, C) of the seeded queries."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (B, S, 3) in meters, those of their squares (B, S, SQUARE_CELLS, 3), and features (B, S, C)
+        of the seeded queries.
+        """
         batch, cameras, _, height, width = level.shape
         probability = (auxiliary.logits.softmax(dim=2) * self.standing).sum(dim=2)  # (B, N, H, W)
-        probability = probability * valid[..., None, None]
-        row = torch.arange(height, device=level.device)[:, None].expand(height, width)
-        column = torch.arange(width, device=level.device)[None].expand(height, width)
-        cell = (row * width + column).expand(batch, cameras, -1, -1)
-        best, place = self._squares(probability).max(dim=-1, keepdim=True)  # (B, N, squares, 1)
-        cell = self._squares(cell).gather(-1, place)
-        camera = torch.arange(cameras, device=level.device)[:, None, None] * (height * width)
-        chosen = best.flatten(1).topk(self.config.seeded_queries, dim=1).indices  # (B, S)
-        index = (cell + camera).flatten(1).gather(1, chosen)  # (B, S) of N*H*W
+        probability = self._squares(probability * valid[..., None, None])  # (B, N * squares, cells)
+        best, place = probability.max(dim=-1)
+        chosen = best.topk(self.config.seeded_queries, dim=1).indices  # (B, S)
+        square = chosen[..., None].expand(-1, -1, SQUARE_CELLS)
 
-        depth_m = auxiliary.log_depth.flatten(1).gather(1, index).exp().clamp(0.5, 60.0)
-        camera_index = index // (height * width)
+        every = torch.arange(cameras * height * width, device=level.device)
+        every = every.view(1, cameras, height, width).expand(batch, -1, -1, -1)
+        index = self._squares(every).gather(1, square)  # (B, S, cells) of N*H*W
+        depth_m = self._squares(auxiliary.log_depth).gather(1, square).exp().clamp(0.5, 60.0)
         image_height, image_width = self.config.image_size_px
         u = ((index % width) + 0.5) * (image_width / width)
         v = ((index // width) % height + 0.5) * (image_height / height)
         rays = torch.stack([u * depth_m, v * depth_m, depth_m, torch.ones_like(depth_m)], dim=-1)
-        matrices = base_from_image.float().flatten(2).gather(1, camera_index[..., None].expand(-1, -1, 16))
+        camera = index[..., :1] // (height * width)  # (B, S, 1)
+        matrices = base_from_image.float().flatten(2).gather(1, camera.expand(-1, -1, 16))
         with torch.autocast(rays.device.type, enabled=False):  # pixels need more than bf16
-            points_m = (matrices.unflatten(-1, (4, 4)) @ rays[..., None])[..., :3, 0].detach()
+            lifted_m = (rays @ matrices.unflatten(-1, (4, 4)).transpose(-1, -2))[..., :3].detach()
+        place = place.gather(1, chosen)[..., None]  # (B, S, 1)
+        points_m = lifted_m.gather(2, place[..., None].expand(-1, -1, -1, 3)).squeeze(2)
         cells = level.transpose(2, 4).transpose(2, 3).flatten(1, 3)  # (B, N*H*W, C)
-        features = self.feature(cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1])))
-        return points_m, features
+        seed = index.gather(2, place).expand(-1, -1, cells.shape[-1])
+        return points_m, lifted_m, self.feature(cells.gather(1, seed))
 
     def _squares(self, cells: Tensor) -> Tensor:
-        """(B, N, H, W) as (B, N, squares, 16)."""
+        """(B, N, H, W) as (B, N * squares, SQUARE_CELLS)."""
         batch, cameras, height, width = cells.shape
-        side = self._SQUARE
-        cut = cells.reshape(batch, cameras, height // side, side, width // side, side)
-        return cut.transpose(3, 4).reshape(batch, cameras, -1, side * side)
+        cut = cells.reshape(batch, cameras, height // _SQUARE, _SQUARE, width // _SQUARE, _SQUARE)
+        return cut.transpose(3, 4).reshape(batch, -1, SQUARE_CELLS)
 
 
 def _set_prior(last: nn.Linear, config: EncoderConfig) -> None:

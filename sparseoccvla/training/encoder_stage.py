@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparseoccvla.encoder import Decoded, Encoder
+from sparseoccvla.encoder import Decoded, DecoderLayer, Encoder
 from sparseoccvla.training.batches import NetworkInputs, SceneBatch
 from sparseoccvla.training.config import EncoderTraining
 from sparseoccvla.training.loop import Task
@@ -68,7 +68,9 @@ def start_at(encoder: Encoder, voxels_m: Tensor, spread_m: float, seed: int) -> 
     encoder.initial_points.copy_((centers_m - encoder.low_m) / encoder.extent_m)
     generator = torch.Generator().manual_seed(seed)
     for layer in encoder.layers:
+        assert isinstance(layer, DecoderLayer)
         last = layer.offsets[-1]
+        assert isinstance(last, nn.Linear)
         away_m = torch.randn(layer.points_out, 3, generator=generator) * spread_m
         last.bias.add_((away_m * torch.tensor([1.0, 1.0, 0.25]) / layer.offset_scale).flatten())
 

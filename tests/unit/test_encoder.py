@@ -124,13 +124,35 @@ def test_seeds_lie_on_what_the_head_sees_standing() -> None:
     logits[0, 2, FREE_CLASS, 5, 9] = 0.0
     depth_m = torch.full((1, 6, 8, 16), 12.0)
     level = torch.randn(1, 6, 32, 8, 16)
-    points_m, features = seeds(level, Auxiliary(logits, depth_m.log()), base_from_image, valid[:, 0])
-    assert (points_m.shape, features.shape) == ((1, 4, 3), (1, 4, 32))
+    points_m, lifted_m, features = seeds(
+        level, Auxiliary(logits, depth_m.log()), base_from_image, valid[:, 0]
+    )
+    assert (points_m.shape, lifted_m.shape, features.shape) == ((1, 4, 3), (1, 4, 16, 3), (1, 4, 32))
     u, v, depth = (image_from_base[0, 0, 2] @ torch.cat([points_m[0, 0], torch.ones(1)]))[:3]
     assert depth.item() == pytest.approx(12.0, abs=1e-3)
     assert (u / depth / 8).item() == pytest.approx(9.5, abs=1e-2)
     assert (v / depth / 8).item() == pytest.approx(5.5, abs=1e-2)
     assert torch.allclose(features[0, 0], seeds.feature(level[0, 2, :, 5, 9]), atol=1e-5)
+    # The square is rows 4 to 7 and columns 8 to 11; row by row, the seed is its sixth cell.
+    assert torch.allclose(lifted_m[0, 0, 5], points_m[0, 0])
+    u, v, depth = (image_from_base[0, 0, 2] @ torch.cat([lifted_m[0, 0, 15], torch.ones(1)]))[:3]
+    assert (u / depth / 8).item() == pytest.approx(11.5, abs=1e-2)
+    assert (v / depth / 8).item() == pytest.approx(7.5, abs=1e-2)
+
+
+def test_points_of_seeded_queries_start_on_lifted_cells() -> None:
+    torch.manual_seed(0)
+    config = replace(ROUND, points=(2, 16), lifted_points=True)
+    net = Encoder(config).eval()
+    last = net.layers[-1].offsets[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        got = net(*inputs(batch=1)).points_m[-1]
+    spread = got.std(dim=2).norm(dim=-1)[0]  # (Q,)
+    learned = len(net.initial_points)
+    assert spread[:learned].max() < 1e-4  # without offsets on their center
+    assert spread[learned:].min() > 0.01
 
 
 def test_the_paper_size_decoder_has_the_published_parameters() -> None:
