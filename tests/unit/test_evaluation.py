@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sparseoccvla.config import ModelSource
+from sparseoccvla.data.agents import Agents
 from sparseoccvla.errors import InputError
 from sparseoccvla.evaluation.anchors import AnchorMetric
 from sparseoccvla.evaluation.baselines import BaselineConfig, train_ego_only
@@ -19,7 +20,7 @@ from sparseoccvla.evaluation.predictions import (
 )
 from sparseoccvla.evaluation.runner import Models, RunConfig, Runner
 from sparseoccvla.metrics.additive import UnscorableError
-from sparseoccvla.metrics.agents import LIDAR_FORWARD_M
+from sparseoccvla.metrics.agents import LIDAR_FORWARD_M, AgentKind, from_base_link
 from sparseoccvla.metrics.planning import PlanningProtocol, hits
 from tests.evaluation_stand_ins import KEYFRAMES, make_labeled_root, open_val, perfect_models
 
@@ -85,15 +86,21 @@ def test_stored_predictions_come_back_as_they_were(tmp_path):
 
 
 def test_protocols_get_obstacles_in_their_own_frame(cache):
-    # A plan to where the other car is at 1 s hits it under every protocol; one far aside under none.
-    truth = cache.truth(0)
-    agents = truth.agents
-    target = agents.poses[0, 2]
-    for protocol, sample in samples_of(truth).items():
+    # A car stands 20 m ahead of the rear axle, so its tail is at 18 m; the ego's front is 3.53 m ahead of
+    # its own rear axle. Rasters are 0.5 m wide.
+    poses = np.zeros((1, 7, 3), np.float32)
+    poses[..., 0] = 20
+    size = np.array([[4.0, 2.0, 1.5]], np.float32)
+    agents = Agents(poses, np.ones((1, 7), bool), size, np.array([AgentKind.VEHICLE], np.uint8))
+    samples = samples_of(replace(cache.truth(0), agents=agents))
+    for protocol, sample in samples.items():
         origin_m = 0.0 if protocol is PlanningProtocol.OMNIDRIVE else LIDAR_FORWARD_M
-        onto = np.tile([-target[1], target[0] - origin_m - (1.5 if origin_m == 0 else 0.5)], (6, 1))
-        assert hits(onto, sample, protocol)[1], protocol
-        assert not hits(onto + np.array([15, 0]), sample, protocol)[1], protocol
+        for ahead_m, aside_m, hit in ((15.1, 0.0, True), (13.8, 0.0, False), (15.1, 2.7, False)):
+            plan = np.zeros((6, 3))
+            plan[:, 0] = np.linspace(ahead_m / 6, ahead_m, 6)
+            plan[:, 1] = aside_m
+            predicted = from_base_link(plan, origin_m)[:, :2]
+            assert hits(predicted, sample, protocol)[-1] == hit, (protocol, ahead_m, aside_m)
 
 
 def test_ego_only_takes_the_best_rate_of_the_sweep(cache):
