@@ -304,4 +304,5 @@ def _origin(evaluation: Evaluation) -> DataOrigin:
         stored: dict[str, Any] = json.loads(ledger.read_bytes())["scenes"]
         seeds = {int(row["seed"]) for row in stored.values() if row["split"] == evaluation.split}
     name = "world" if ledger.exists() else "nuscenes"
-    return DataOrigin(name, tables.version, evaluation.split, (*sorted(seeds), evaluation.run.seed))
+    seeds.add(evaluation.run.seed)
+    return DataOrigin(name, tables.version, evaluation.split, tuple(sorted(seeds)))
