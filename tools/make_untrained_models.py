@@ -35,11 +35,12 @@ TINY = ModelConfig(
         points=(32, 512),
         offset_scale=2.0,
         dropout=0.0,
-        voxel_rule=VoxelRule(threshold=0.16, max_spread_m=6.0, closing=False, flat_spread=0.5),
+        voxel_rule=VoxelRule(threshold=0.16, max_spread_m=30.0, closing=False, flat_spread=0.5),
         free_class=True,
         least_spread_m=(2.0, 0.5),
         auxiliary_width=64,
         seeded_queries=64,
+        lifted_points=True,
         point_class_width=64,
     ),
     reasoner=ReasonerConfig(
