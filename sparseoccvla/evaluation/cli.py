@@ -65,7 +65,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         train_split: TrainSplit = "train",
         shuffle: Shuffles = None,
         limit: Limit = 0,
-        asked: Asked = 250,
+        asked: Asked = 150,
         edited: Edited = 150,
         seed: Seed = 0,
         tokens: TokensOption = Tokens.RAW,

@@ -53,7 +53,7 @@ class RunConfig(Checked):
 
     limit: int = setting(0, "Keyframes at most, from the beginning of the split; 0: all.", low=0)
     seed: int = setting(0, "Of what is drawn: commands and who is asked questions.", low=0)
-    asked: int = setting(250, "Keyframes that are asked questions, drawn by the seed; 0: all.", low=0)
+    asked: int = setting(150, "Keyframes that are asked questions, drawn by the seed; 0: all.", low=0)
     max_tokens: int = setting(96, "Longest answer.", low=1, high=2048)
 
 
