@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,9 +31,10 @@ class Odometry:
 def scene_odometry(track: PoseTrack, can: CanMotion | None) -> Odometry:
     """Odometry that starts at the origin of odom, with the twist of the CAN bus where there is one.
 
-    Elsewhere the twist comes from poses not after the sample (`ego_state.samples_from_poses`). A track
-    of a single keyframe, the poses of six cameras within 43 ms, is too brief for that: all its samples
-    get the mean motion of the whole track. This looks ahead by those milliseconds, and says so.
+    Its records are samples of their own, from before the first picture to the last. Elsewhere the twist
+    comes from poses not after the sample (`ego_state.samples_from_poses`). A track of a single keyframe,
+    the poses of six cameras within 43 ms, is too brief for that: all its samples get the mean motion of
+    the whole track. This looks ahead by those milliseconds, and says so.
 
     Raises:
         InputError: fewer than two poses: nobody can tell how the vehicle moves.
@@ -53,11 +55,13 @@ def scene_odometry(track: PoseTrack, can: CanMotion | None) -> Odometry:
         samples, source = samples_from_poses(stamps_ns, odom_from_base), "ego pose differences"
     if can is None:
         return Odometry(map_from_odom, tuple(samples), source)
-    measured = [_with_twist(sample, can.at(sample.stamp_ns)) for sample in samples]
+    measured = [_with_twist(sample, can) for sample in samples]
     count = sum(can.at(sample.stamp_ns) is not None for sample in samples)
     if count:
         source = f"CAN bus pose for {count} of {len(samples)} samples, else {source}"
-    return Odometry(map_from_odom, tuple(measured), source)
+    between = _records(can, stamps_ns, [poses[stamp] for stamp in stamps_ns], odom_from_map)
+    merged = sorted((*measured, *between), key=lambda sample: sample.stamp_ns)
+    return Odometry(map_from_odom, tuple(merged), source)
 
 
 def _spaced(stamps_ns: Sequence[int]) -> list[int]:
@@ -79,8 +83,40 @@ def _mean_motion(stamps_ns: Sequence[int], poses: Sequence[NDArray[np.float64]])
     return [MotionSample(stamp, pose, speed, yaw_rate) for stamp, pose in zip(stamps_ns, poses, strict=True)]
 
 
-def _with_twist(sample: MotionSample, twist: tuple[float, float] | None) -> MotionSample:
+def _with_twist(sample: MotionSample, can: CanMotion) -> MotionSample:
+    steered = replace(sample, steering_rad=can.steering_at(sample.stamp_ns))
+    twist = can.at(sample.stamp_ns)
     if twist is None:
-        return sample
+        return steered
     speed_mps, yaw_rate_radps = twist
-    return replace(sample, speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
+    return replace(steered, speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
+
+
+def _records(
+    can: CanMotion,
+    stamps_ns: Sequence[int],
+    map_from_base: Sequence[NDArray[np.float64]],
+    odom_from_map: NDArray[np.float64],
+) -> list[MotionSample]:
+    """The CAN bus records as samples, but those beside a pose of the track and those after it.
+
+    Records are planar; height and tilt are those of the newest pose of the track not after the record.
+    """
+    samples = []
+    for k, stamp in enumerate(can.stamps_ns.tolist()):
+        after = bisect_right(stamps_ns, stamp)
+        near = [abs(stamp - stamps_ns[i]) for i in (after - 1, after) if 0 <= i < len(stamps_ns)]
+        if after == len(stamps_ns) or min(near) < MIN_SPACING_S * NS_PER_S:
+            continue
+        last = map_from_base[max(after - 1, 0)]
+        moved = planar_matrix(*can.poses[k]) @ inverse(planar_matrix(*planar_pose(last)))
+        samples.append(
+            MotionSample(
+                stamp,
+                odom_from_map @ moved @ last,
+                float(can.speed_mps[k]),
+                float(can.yaw_rate_radps[k]),
+                can.steering_at(stamp),
+            )
+        )
+    return samples

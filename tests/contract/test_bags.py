@@ -17,6 +17,7 @@ from sparseoccvla.data.drive import write_drive
 from sparseoccvla.data.nuscenes_drive import scene_drive
 from sparseoccvla.data.tables import Tables
 from sparseoccvla.errors import InputError
+from sparseoccvla.geometry import planar_pose
 from sparseoccvla.images import size_px
 from tests.nuscenes_root import (
     SPEED_MPS,
@@ -239,10 +240,18 @@ def test_lidar_turns_are_the_points_of_the_files(converted, root):
 
 def test_the_can_bus_gives_the_twist_where_it_has_records(root, tmp_path):
     (root / "can_bus").mkdir(exist_ok=True)
-    rows = [
-        {"utime": sample_us(0) + k * 20_000, "vel": [9.5, 0, 0], "rotation_rate": [0.5, 0.6, 0.25]}
-        for k in range(100)
-    ]
+    rows = []
+    for k in range(100):
+        x, y, yaw = planar_pose(global_from_base(sample_us(0) + k * 20_000))
+        rows.append(
+            {
+                "utime": sample_us(0) + k * 20_000,
+                "pos": [x, y, 0],
+                "orientation": [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)],
+                "vel": [9.5, 0, 0],
+                "rotation_rate": [0.5, 0.6, 0.25],
+            }
+        )
     file = root / "can_bus/scene-0001_pose.json"
     file.write_text(json.dumps(rows))
     try:

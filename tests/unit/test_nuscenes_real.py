@@ -144,7 +144,11 @@ def test_the_real_can_bus_is_read_and_its_absence_is_no_error(real_data, scene, 
 
 
 def test_a_hole_in_the_can_bus_is_not_interpolated():
-    motion = CanMotion(np.array([0, 20_000_000, 1_020_000_000]), np.array([1.0, 2.0, 9.0]), np.zeros(3))
+    stamps, speeds, none = np.array([0, 20_000_000, 1_020_000_000]), np.array([1.0, 2.0, 9.0]), np.zeros(3)
+    motion = CanMotion(stamps, speeds, none, np.zeros((3, 3)), stamps[:1], np.array([0.1]))
+    assert motion.steering_at(20_000_000) == 0.1
+    assert motion.steering_at(-1) is None
+    assert motion.steering_at(1_020_000_000) is None
     assert motion.at(10_000_000) == (1.5, 0.0)
     assert motion.at(500_000_000) is None
     assert motion.at(1_020_000_000) == (9.0, 0.0)

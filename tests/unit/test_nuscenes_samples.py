@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from sparseoccvla.cli import app
 from sparseoccvla.contracts import CAMERA_NAMES, Command
 from sparseoccvla.data.augment import AugmentationConfig
 from sparseoccvla.data.cache import CacheConfig, CacheError, SampleCache
 from sparseoccvla.data.cache_build import open_cache
+from sparseoccvla.data.can_bus import STEERING_RATIO
 from sparseoccvla.data.commands import CommandEncoding, command_from_future
 from sparseoccvla.data.occ3d import OccupancyLabel, label_file, read_label
 from sparseoccvla.data.omnidrive import read_language
@@ -350,3 +353,56 @@ def test_a_root_with_its_own_splits_needs_no_devkit(root, monkeypatch, tmp_path)
     official = make_root(tmp_path / "root", keyframes=1, sweeps=False, scene="scene-0061")
     with pytest.raises(DataSetError, match=r"official splits .* are needed: pip install nuscenes-devkit"):
         scenes_of_split(Tables(official), "mini_train")
+
+
+def test_the_command_line_builds_a_cache_once(root, tmp_path):
+    arguments = ["data", "cache", "--dataroot", str(root), "--split", "train", "--out", str(tmp_path / "c")]
+    for _ in range(2):
+        result = CliRunner().invoke(app, [*arguments, "--size", "160x64"])
+        summary = json.loads(result.stdout)
+        assert (summary["samples"], summary["missing"]["samples without language"]) == (9, 7)
+    result = CliRunner().invoke(app, [*arguments, "--size", "wide"])
+    assert isinstance(result.exception, InputError)
+    assert "--size is 'wide', wanted width x height such as 704x396" in str(result.exception)
+
+
+def test_can_bus_records_are_samples_with_steering_from_before_the_first_keyframe(tmp_path):
+    root = make_root(tmp_path / "root", keyframes=3, sweeps=False)
+    (root / "v1.0-mini/splits.json").write_text(json.dumps({"train": ["scene-0001"]}))
+    start_us = sample_us(0) - 600_000
+    poses = {start_us + k * 20_000: planar_pose(global_from_base(start_us + k * 20_000)) for k in range(100)}
+    (root / "can_bus").mkdir()
+    (root / "can_bus/scene-0001_pose.json").write_text(
+        json.dumps(
+            [
+                {
+                    "utime": utime,
+                    "pos": [x, y, 0],
+                    "orientation": [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)],
+                    "vel": [SPEED_MPS, 0, 0],
+                    "rotation_rate": [0, 0, YAW_RATE_RADPS],
+                }
+                for utime, (x, y, yaw) in poses.items()
+            ]
+        )
+    )
+    monitor = root / "can_bus/scene-0001_vehicle_monitor.json"
+    monitor.write_text(
+        json.dumps([{"utime": start_us + k * 500_000, "steering": 10.0 + k} for k in range(4)])
+    )
+    first, second = (open_cache(Tables(root), "train", SMALL, tmp_path / "a").truth(k).ego for k in (0, 1))
+    assert first.motion_valid
+    assert first.past_valid.tolist() == [True, False, False, False]
+    truth = planar_pose(inverse(global_from_base(front_us(0))) @ global_from_base(front_us(0) - 5e5))
+    np.testing.assert_allclose(first.past_poses[0], truth, atol=0.02)
+    assert second.speed_mps == pytest.approx(SPEED_MPS, abs=1e-3)
+    # Of the steering wheel, in degrees; the newest record not after t0, never the next one.
+    assert np.rad2deg(first.steering_rad) * STEERING_RATIO == pytest.approx(11.0)
+    wheel = root / "can_bus/scene-0001_steeranglefeedback.json"
+    wheel.write_text(json.dumps([{"utime": utime, "value": 0.815} for utime in poses]))
+    finer = open_cache(Tables(root), "train", SMALL, tmp_path / "b").truth(0).ego
+    assert finer.steering_rad == pytest.approx(0.05)
+    monitor.write_text("[{}]")
+    wheel.unlink()
+    with pytest.raises(DataSetError, match=r"vehicle_monitor.json is damaged .* wanted a list of vehicle_m"):
+        open_cache(Tables(root), "train", SMALL, tmp_path / "c")
