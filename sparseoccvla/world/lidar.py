@@ -25,6 +25,7 @@ RATE_HZ = 20
 BEAMS = 32
 ELEVATIONS_DEG = (-30.67, 10.67)  # of the lowest and the highest beam
 RANGE_M = 100.0
+_FAR_M = RANGE_M + 20.0  # of the centers of faces, which may be long
 AZIMUTHS = 1080  # rays of each beam in a turn
 # Directions between two beams that see but give no points: what is between beams is in sight, too.
 _BETWEEN = 3
@@ -86,7 +87,7 @@ class Lidar:
             heading = -quarter * np.pi / 2
             pose = torch.from_numpy(drive.world_from_base(stamp_ns) @ looking(LIDAR_POSITION_M, heading))
             pose = pose.float().to(self._stage.device)
-            faces, corners = self._stage.in_view(pose, self._lens, moving)
+            faces, corners = self._stage.in_view(pose, self._lens, moving, _FAR_M)
             face, reach = self._cast(corners)
             inverse.append(reach)
             points.append(self._points(face, reach, faces, pose, heading))

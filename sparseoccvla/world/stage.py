@@ -102,10 +102,12 @@ class Stage:
         faces, vertices_m = self.in_view(world_from_camera, lens, moving)
         return cast(vertices_m, lens), faces
 
-    def in_view(self, world_from_camera: Tensor, lens: Lens, moving: Faces) -> tuple[Faces, Tensor]:
+    def in_view(
+        self, world_from_camera: Tensor, lens: Lens, moving: Faces, far_m: float = FAR_M
+    ) -> tuple[Faces, Tensor]:
         """Faces that a camera (4, 4) may see, turned to it, and their corners (F, 4, 3) in its frame."""
-        chosen = self._static_bounds.in_view(world_from_camera, lens)
-        also = _Bounds.of(moving).in_view(world_from_camera, lens)
+        chosen = self._static_bounds.in_view(world_from_camera, lens, far_m)
+        also = _Bounds.of(moving).in_view(world_from_camera, lens, far_m)
         faces = self._static.select(chosen).join(moving.select(also))
         return faces, (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
 
@@ -165,8 +167,8 @@ class _Bounds:
         offset = (faces.normals * faces.vertices_m[:, 0]).sum(dim=1)
         return cls(center.T.contiguous(), radius, faces.normals, offset)
 
-    def in_view(self, world_from_camera: Tensor, lens: Lens) -> Tensor:
-        """Indices of faces that are turned to a camera, may be in its picture and are not too small."""
+    def in_view(self, world_from_camera: Tensor, lens: Lens, far_m: float) -> Tensor:
+        """Indices of faces turned to a camera that may be in its picture, not too small and not too far."""
         left, right = -lens.cx / lens.fx, (lens.width_px - lens.cx) / lens.fx
         low = (lens.first_row - lens.cy) / lens.fy
         high = ((lens.end_row or lens.height_px) - lens.cy) / lens.fy
@@ -181,7 +183,7 @@ class _Bounds:
         eye = world_from_camera[:3, 3]
         distance = torch.addmm(-(turned @ eye)[:, None], turned, self.center_m)
         z = distance[4]
-        seen = (distance.amin(dim=0) > -self.radius_m) & (z < FAR_M)
+        seen = (distance.amin(dim=0) > -self.radius_m) & (z < far_m)
         seen &= self.radius_m * lens.fx > LEAST_PIXELS * z
         seen &= self.normals @ eye > self.offset_m - FACING_M
         return seen.nonzero()[:, 0]
