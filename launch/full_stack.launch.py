@@ -34,6 +34,7 @@ ARGUMENTS = {
     "loop": ("false", "Play the bag again and again."),
     "backend": ("torch", "Who computes: torch, onnxruntime, tensorrt, or fake (no network)."),
     "engines": ("", "Folder of `sparseoccvla export` or `engine build`; empty: export's own place."),
+    "precision": ("fp32", "Arithmetic of torch: fp32, bf16, or auto: bf16 where the hardware has it."),
     "model": ("tiny", "Model: a name under models/ or a folder with manifest.json."),
     "reasoner": ("on", "on, or off: the planner then uses the null token."),
     "reasoning_policy": ("latest", "latest, same_frame or off: how a plan is paired with reasoning."),
@@ -67,7 +68,7 @@ def _stack(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # A player bursts six pictures at once: over a loaded loopback best effort would lose some.
         reliability = "reliable" if bag else "best_effort"
     camera = {"camera.reliability": reliability}
-    source = {"backend": args["backend"], "model": args["model"], "engines": args["engines"]}
+    source = {name: args[name] for name in ("backend", "engines", "precision", "model")}
     policy = args["reasoning_policy"] if args["reasoner"] == "on" else "off"
 
     def node(executable: str, parameters: dict, **kwargs) -> Node:

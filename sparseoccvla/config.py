@@ -290,6 +290,11 @@ class ModelSource(Checked):
         "Folder of `sparseoccvla export` (onnxruntime) or of `sparseoccvla engine build` (tensorrt); "
         "empty: where export writes without --out.",
     )
+    precision: str = setting(
+        "fp32",
+        "Arithmetic of torch: fp32; bf16: matrices and convolutions; auto: bf16 where the hardware has it.",
+        choices=("fp32", "bf16", "auto"),
+    )
     threads: int = setting(
         0, "CPU threads of this node, 0: a third of the cores, as three stages share them.", low=0, high=256
     )

@@ -65,18 +65,21 @@ def project(
         u, v = x / safe / width, y / safe / height
         inside = (depth > _LEAST_DEPTH_M) & (u > 0) & (u < 1) & (v > 0) & (v < 1)
         inside = inside.float() * valid.float()[..., None]
-        # Every camera has its own rank, so that the maximum is one camera on every backend:
-        # first the seeing ones, among equals the first.
+        # Every camera has its own rank, so that the maximum is one camera on every backend: first the
+        # seeing ones, whose rank is above 1, among equals the first. The rank tells the camera again,
+        # as an argmax would, which takes several times as long on a CPU.
         cameras = image_from_base.shape[2]
         order = torch.arange(cameras, 0, -1, device=depth.device).float()[:, None] / (cameras + 1)
-        view = (inside + order).argmax(dim=2, keepdim=True)  # (B, T, 1, K)
-        takes_part = valid.float()[..., None].expand_as(inside)
+        best = (inside + order).amax(dim=2)  # (B, T, K)
+        seen = (best >= 1).float()
+        view = (cameras - (best - seen) * (cameras + 1)).round()
+        index = view.long()
         return Projection(
-            u.gather(2, view).squeeze(2),
-            v.gather(2, view).squeeze(2),
-            view.squeeze(2).float(),
-            inside.gather(2, view).squeeze(2),
-            takes_part.gather(2, view).squeeze(2),
+            u.gather(2, index[:, :, None]).squeeze(2),
+            v.gather(2, index[:, :, None]).squeeze(2),
+            view,
+            seen,
+            valid.float().gather(2, index),
         )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,20 @@ class Exported:
         return "".join(self.graphs[graph].sha256_by_file.values())
 
     def expected(self, graph: str) -> dict[str, NDArray[np.float32]]:
-        """`sample_of` torch's outputs on `fixed_inputs(graph, FIXED_SEED)`."""
-        with np.load(self.folder / f"{graph}.npz", allow_pickle=False) as stored:
-            return dict(stored)
+        """`sample_of` torch's outputs on `fixed_inputs(graph, FIXED_SEED)`.
+
+        Raises:
+            ModelError: the file is missing, damaged, or of other outputs.
+        """
+        path = self.folder / f"{graph}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {output.name: stored[output.name] for output in self.graphs[graph].outputs}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(
+                f"{path} can't be read: {error}. Export again: "
+                f"sparseoccvla export --model MODEL --out {self.folder}"
+            ) from error
 
     def fixed_inputs(self, graph: str, seed: int = FIXED_SEED) -> dict[str, NDArray[Any]]:
         """`fixed_inputs` of one of these graphs."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +46,8 @@ from sparseoccvla.weights import load_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 
 def load_encoder(source: ModelSource) -> TorchEncoder:
     """See `runtime.load.load_encoder`."""
@@ -55,7 +60,7 @@ def load_encoder(source: ModelSource) -> TorchEncoder:
         image_size_px=config.encoder.image_size_px,
         history_frames=config.encoder.frames,
     )
-    encoder = TorchEncoder(net, info)
+    encoder = TorchEncoder(net, info, half_wanted(source))
     # The first run of a network takes several times as long as any other: not with a set waiting.
     cameras = config.encoder.cameras
     images = np.zeros((cameras, *config.encoder.image_size_px, 3), np.uint8)
@@ -72,7 +77,7 @@ def load_reasoner(source: ModelSource) -> TorchReasoner:
     tokenizer = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
     net = reasoner_network(source, manifest, config)
     info = _info(source, manifest, "reasoner")
-    reasoner = TorchReasoner(net, tokenizer, info, config.encoder.voxel_rule)
+    reasoner = TorchReasoner(net, tokenizer, info, config.encoder.voxel_rule, half_wanted(source))
     reasoner.reason(_blank_queries(config))  # see load_encoder
     return reasoner
 
@@ -82,7 +87,9 @@ def load_planner(source: ModelSource) -> TorchPlanner:
     manifest, config = _open(source)
     anchors_m = read_anchors(manifest.file("anchors.json"))
     net = planner_network(source, manifest, config)
-    planner = TorchPlanner(net, anchors_m, _info(source, manifest, "planner"), source.seed)
+    planner = TorchPlanner(
+        net, anchors_m, _info(source, manifest, "planner"), source.seed, half_wanted(source)
+    )
     planner.plan(_blank_queries(config), EgoState.fake(0), Command.STRAIGHT, None, 0.0)  # see load_encoder
     return planner
 
@@ -90,8 +97,9 @@ def load_planner(source: ModelSource) -> TorchPlanner:
 class TorchEncoder:
     """Keeps stacked feature maps in the feature sets, so that history costs no backbone."""
 
-    def __init__(self, net: Encoder, info: StageInfo) -> None:
+    def __init__(self, net: Encoder, info: StageInfo, half: bool) -> None:
         self.info = info
+        self._half = half
         self.voxel_rule = net.config.voxel_rule
         self._net = net
 
@@ -101,7 +109,8 @@ class TorchEncoder:
         wanted = (config.cameras, *config.image_size_px, 3)
         check_array("EncoderInput.images_rgb", inputs.images_rgb, wanted, "u")
         images = self._tensor(inputs.images_rgb).permute(0, 3, 1, 2).float()[None]
-        maps = self._net.extract(images)
+        with _arithmetic(images.device, self._half):
+            maps = self._net.extract(images)
         return FeatureSet(inputs.t0_ns, maps, inputs.image_from_odom, inputs.odom_from_base, inputs.valid)
 
     @torch.inference_mode()
@@ -109,12 +118,13 @@ class TorchEncoder:
         config = self._net.config
         read = decoder_frames(frames, config.frames, config.repeat_history)
         assert frames[0] is not None
-        decoded = self._net.decode(
-            [torch.stack(level, dim=1) for level in zip(*read.maps, strict=True)],
-            self._tensor(read.image_from_base)[None],
-            self._tensor(read.base_from_image)[None],
-            self._tensor(read.valid)[None],
-        )
+        with _arithmetic(self._net.initial_points.device, self._half):
+            decoded = self._net.decode(
+                [torch.stack(level, dim=1) for level in zip(*read.maps, strict=True)],
+                self._tensor(read.image_from_base)[None],
+                self._tensor(read.base_from_image)[None],
+                self._tensor(read.valid)[None],
+            )
         points_m = _array(decoded.points_m[-1][0])
         scores = _array(self._net.scores(decoded.logits[-1])[0])
         return EncoderOutput(
@@ -130,9 +140,15 @@ class TorchReasoner:
     """One prefill for token and forecast; answers decoded on their own cache."""
 
     def __init__(
-        self, net: Reasoner, tokenizer: PreTrainedTokenizerBase, info: StageInfo, voxel_rule: VoxelRule
+        self,
+        net: Reasoner,
+        tokenizer: PreTrainedTokenizerBase,
+        info: StageInfo,
+        voxel_rule: VoxelRule,
+        half: bool,
     ) -> None:
         self.info = info
+        self._half = half
         self.voxel_rule = voxel_rule
         self._net = net
         self._tokenizer = tokenizer
@@ -142,10 +158,12 @@ class TorchReasoner:
     @torch.inference_mode()
     def reason(self, queries: OccupancyQueries) -> ReasonerOutput:
         features, points_m = self._tensors(queries)
-        prefill = self._net.prefill(features, points_m, self._prompt_ids)
+        with _arithmetic(features.device, self._half):
+            prefill = self._net.prefill(features, points_m, self._prompt_ids)
+            steps = self._net.forecast(features, points_m, prefill.occupancy)
         free = self._net.config.forecast_free_class
         forecast = []
-        for step in self._net.forecast(features, points_m, prefill.occupancy):
+        for step in steps:
             logits = step.logits[0]
             scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
             forecast.append(
@@ -160,7 +178,8 @@ class TorchReasoner:
         end = int(self._tokenizer.eos_token_id)
         ids: list[int] = []
         text = said = ""
-        for token in self._net.generate(features, points_m, asked, max_tokens, end):
+        tokens = self._net.generate(features, points_m, asked, max_tokens, end)
+        for token in iter(lambda: self._next(tokens), None):
             ids.append(token)
             text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
             # A character of several tokens shows as the replacement mark until it is whole.
@@ -169,6 +188,11 @@ class TorchReasoner:
                 said = text
         if len(text) > len(said):
             yield text[len(said) :]
+
+    def _next(self, tokens: Iterator[int]) -> int | None:
+        # Not around the loop: between two tokens whoever asked runs, in his own arithmetic.
+        with _arithmetic(self._net.reasoning_token.device, self._half):
+            return next(tokens, None)
 
     def _ids(self, text: str) -> Tensor:
         ids = self._tokenizer(text, return_tensors="pt").input_ids[0]
@@ -181,8 +205,11 @@ class TorchReasoner:
 class TorchPlanner:
     """All 18 candidates in one batch; noise from seed and stamp."""
 
-    def __init__(self, net: Planner, anchors_m: NDArray[np.float32], info: StageInfo, seed: int) -> None:
+    def __init__(
+        self, net: Planner, anchors_m: NDArray[np.float32], info: StageInfo, seed: int, half: bool
+    ) -> None:
         self.info = info
+        self._half = half
         self.anchors_m = anchors_m
         self._net = net
         self._seed = seed
@@ -211,7 +238,8 @@ class TorchPlanner:
             torch.tensor([reasoning_age_s if has else 0.0], device=device),
         )
         noise = torch.from_numpy(noise_of(self._seed, queries.t0_ns))[None].to(device)
-        candidates_m, scores = self._net(inputs, self._anchors, noise)
+        with _arithmetic(device, self._half):
+            candidates_m, scores = self._net(inputs, self._anchors, noise)
         return build_proposal(queries, ego, command, reasoning, _array(candidates_m[0]), _array(scores[0]))
 
 
@@ -247,9 +275,39 @@ def planner_network(source: ModelSource, manifest: Manifest, config: ModelConfig
     return _network(source, manifest, "planner", lambda: Planner(config.planner))
 
 
+def half_wanted(source: ModelSource) -> bool:
+    """Whether matrices and convolutions are computed in bf16."""
+    if source.precision != "auto":
+        return source.precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.is_file() else ""
+
+
+def _arithmetic(device: torch.device, half: bool) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+
+
+def _keep_memory() -> None:
+    """Let glibc keep large buffers instead of asking the kernel for fresh pages in every layer.
+
+    Other C libraries have no mallopt, and lose nothing.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30)):
+            mallopt(parameter, value)
+
+
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
     # torch would take every core for each of three processes, whose threads then wait for each other.
     torch.set_num_threads(source.threads or max(1, (os.cpu_count() or 1) // 3))
+    _keep_memory()
     return open_model(source)
 
 
@@ -261,13 +319,19 @@ def _network[Net: nn.Module](
         net = build()
     if manifest.stages[stage].trained:
         load_weights(net, manifest.file(manifest.stages[stage].weights))
+    if half_wanted(source):
+        # For good: autocast would convert them anew in every run.
+        for module in net.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                module.to(torch.bfloat16)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return net.eval().requires_grad_(False).to(device)
 
 
 def _info(source: ModelSource, manifest: Manifest, stage: str, **rest: Any) -> StageInfo:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    reason = f"asked for; torch {torch.__version__} on {device}"
+    precision = "bf16" if half_wanted(source) else "fp32"
+    reason = f"asked for; torch {torch.__version__} on {device}, {precision}"
     if not manifest.stages[stage].trained:
         reason += f"; no trained weights: random ones of seed {source.seed}"
     return manifest.info(stage, "torch", reason, **rest)

@@ -22,7 +22,9 @@ def test_a_changed_figure_in_readme_would_be_noticed():
     assert " ms, p95" in table()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/frames.md", "docs/setup.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/frames.md", "docs/setup.md", "docs/backends.md"]
+)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -29,17 +29,17 @@ ENCODER, REASONER, PLANNER = 2e-4, 2e-4, 2e-4
 
 @pytest.fixture(scope="module")
 def exported():
-    return tiny_export()
+    return tiny_export()[1]
 
 
 @pytest.fixture(scope="module")
 def source(exported) -> ModelSource:
-    return ModelSource(backend="onnxruntime", engines=str(exported.folder), threads=1)
+    return replace(tiny_export()[0], backend="onnxruntime", engines=str(exported.folder))
 
 
 @pytest.fixture(scope="module")
 def torch_stages():
-    source = ModelSource(threads=1)
+    source = tiny_export()[0]
     return load_encoder(source), load_reasoner(source), load_planner(source)
 
 
@@ -123,7 +123,7 @@ def test_onnxruntime_needs_no_torch(source) -> None:
         "import sys\n"
         "from sparseoccvla.config import ModelSource\n"
         "from sparseoccvla.runtime.load import load_planner\n"
-        f"load_planner(ModelSource(backend='onnxruntime', engines={source.engines!r}, threads=1))\n"
+        f"load_planner({source!r})\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

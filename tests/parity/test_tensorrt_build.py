@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 def test_every_graph_of_the_tiny_model_builds_and_is_kept(tmp_path) -> None:
-    exported = tiny_export()
+    exported = tiny_export()[1]
     records = build(exported.folder, tmp_path, ["sm89"], Precision.MIXED)
     assert [record.graph for record in records] == list(GRAPHS)
     assert check(tmp_path) == sorted(records, key=lambda record: record.stem)
@@ -32,12 +32,12 @@ def test_every_graph_of_the_tiny_model_builds_and_is_kept(tmp_path) -> None:
 
 def test_a_target_that_does_not_exist_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"can't build for 'sm90' here, only for .*sm89"):
-        build(tiny_export().folder, tmp_path, ["sm90"], Precision.FP32)
+        build(tiny_export()[1].folder, tmp_path, ["sm90"], Precision.FP32)
 
 
 def test_a_damaged_graph_is_not_built(tmp_path) -> None:
     folder = tmp_path / "export"
-    shutil.copytree(tiny_export().folder, folder)
+    shutil.copytree(tiny_export()[1].folder, folder)
     (folder / "planner.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match=r"planner\.onnx has sha256 .*changed or only half copied"):
         build(folder, tmp_path / "engines", ["sm89"], Precision.FP32, ["planner"])

@@ -272,6 +272,17 @@ def test_an_engine_that_says_something_else_is_refused(exported) -> None:
         check_equal("here", load(exported, "deaf"), exported, "planner", 2.0)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut"])
+def test_without_torch_s_results_nothing_is_believed(exported, content) -> None:
+    graph = load(exported)
+    path = exported.folder / "planner.npz"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"planner\.npz can't be read: .*Export again: sparseoccvla export"):
+        check_equal("here", graph, exported, "planner", 1e-2)
+
+
 def test_wrong_inputs_are_refused_before_the_device_sees_them(exported) -> None:
     graph = load(exported)
     with pytest.raises(ContractError, match=r"noise of float64 \(2, 4\), wanted float32 \(2, 4\)"):

@@ -67,6 +67,21 @@ def test_every_stage_says_that_it_is_untrained(encoder, reasoner, planner) -> No
     assert planner.info.requires_stage_id == encoder.info.stage_id == reasoner.info.requires_stage_id
 
 
+def test_half_precision_is_asked_for_said_and_near(encoder, queries) -> None:
+    half = load_encoder(replace(SOURCE, precision="bf16"))
+    assert half.info.backend_reason.startswith(encoder.info.backend_reason.split(", fp32")[0] + ", bf16")
+    inputs = EncoderInput.fake()
+    maps, halved = (np.asarray(e.extract(inputs).maps[0].float()) for e in (encoder, half))
+    difference = np.abs(maps - halved).mean() / np.abs(maps).mean()
+    assert 1e-5 < difference < 0.05
+    half.decode([half.extract(inputs), None]).queries.validate()
+    planner = load_planner(replace(SOURCE, precision="bf16"))
+    planner.plan(queries, EgoState.fake(), Command.LEFT, None, 0.0).validate()
+    reasoner = load_reasoner(replace(SOURCE, precision="bf16"))
+    reasoner.reason(queries).reasoning.validate()
+    assert list(reasoner.answer(queries, "What is ahead?", 3))
+
+
 def test_a_seed_decides_the_random_weights(encoder, queries) -> None:
     frame = EncoderInput.fake()
     for seed, same in ((0, True), (1, False)):
