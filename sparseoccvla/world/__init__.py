@@ -17,6 +17,16 @@ The API, bottom up; everything is deterministic in the seed:
     drive.command_at(t_ns)                                  # contracts.Command; its source is "route"
     drive.boxes_at(t_ns)                                    # every annotated agent: Box, in the world frame
 
+    scene, drive = edits.apply(scene, drive, Edit.parse("remove=pedestrian-0"))  # all else stays
+    Cameras(renderer, CameraEffects(noise=4)).picture(drive, "cam_front", stamp_ns, size)  # see `effects`
+
+    world = World(size=(352, 128))                          # closed loop; see `world`
+    seen = world.reset(seed=3, city="leftville")            # pictures, calibration, EgoState, command at t0
+    outcome = world.step(plan)                              # (6, 3) in base_link at seen.t0_ns: 0.5 s of it
+    outcome.reason, outcome.collision, outcome.progress_m   # "" while the drive goes on
+    seen = world.observe()
+    world.expert_plan(), world.step_expert()                # what the expert would do, and the expert driving
+
 Frames: `world` is a fixed frame with z up; `base_link` is the rear-axle center on the ground, x forward.
 Sizes are (width, height) in pixels. Depth is along the optical axis in meters, `inf` in the sky, whose class
 is 17 (free).
@@ -24,20 +34,29 @@ is 17 (free).
 
 from sparseoccvla.world.cameras import CameraRig, RigCamera
 from sparseoccvla.world.drive import Box, Drive, EgoSample, Event
+from sparseoccvla.world.edits import Edit
+from sparseoccvla.world.effects import CameraEffects, Cameras
 from sparseoccvla.world.render import CameraImage, Renderer, render
 from sparseoccvla.world.rollout import rollout
 from sparseoccvla.world.scene import Scene
+from sparseoccvla.world.world import Observation, Outcome, World
 
 __all__ = [
     "Box",
+    "CameraEffects",
     "CameraImage",
     "CameraRig",
+    "Cameras",
     "Drive",
+    "Edit",
     "EgoSample",
     "Event",
+    "Observation",
+    "Outcome",
     "Renderer",
     "RigCamera",
     "Scene",
+    "World",
     "render",
     "rollout",
 ]
