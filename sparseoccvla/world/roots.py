@@ -22,6 +22,7 @@ from sparseoccvla.config import Checked, setting
 from sparseoccvla.data.output import OutputError
 from sparseoccvla.errors import InputError
 from sparseoccvla.world.cameras import CameraRig
+from sparseoccvla.world.effects import CameraEffects
 from sparseoccvla.world.style import CITIES
 
 VERSION = "v1.0-world"
@@ -58,11 +59,22 @@ class RootOptions(Checked):
     )
     # Part of the options, as a GPU may round a pixel to the next gray level.
     device: str = setting("cpu", "Where pictures and labels are made.", choices=("cpu", "cuda"))
+    effects: str = setting("", "Camera effects, NAME=VALUE with commas between; labels don't have them.")
+
+    @property
+    def camera_effects(self) -> CameraEffects:
+        """The effects in numbers.
+
+        Raises:
+            InputError: no such effect, or an impossible value.
+        """
+        return CameraEffects.parse(self.effects.split(",") if self.effects else ())
 
     def check_possible(self) -> None:
         """Raise `InputError` for a picture that the cameras can't take, or a device that is not there."""
         for camera in CameraRig.nuscenes_like().cameras:
             camera.calibration(self.size_px)
+        _ = self.camera_effects
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device is cuda, but torch finds no GPU here; take cpu")
 

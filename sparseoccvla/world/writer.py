@@ -25,6 +25,7 @@ from sparseoccvla.data.scene import NS_PER_US
 from sparseoccvla.data.tables import LIDAR_CHANNEL
 from sparseoccvla.world.cameras import CameraRig, RigCamera
 from sparseoccvla.world.drive import START_NS
+from sparseoccvla.world.effects import Cameras
 from sparseoccvla.world.ground import CELL_M, MARGIN_M, Channel
 from sparseoccvla.world.labels import Labeler
 from sparseoccvla.world.language import keyframe_language, look_around
@@ -64,6 +65,7 @@ class _SceneWriter:
         self.drive = rollout(self.scene, seconds, start_ns)
         self.rig = CameraRig.nuscenes_like()
         self.renderer = Renderer(self.scene, options.device)
+        self.cameras = Cameras(self.renderer, options.camera_effects, self.rig)
         self.labeler = Labeler(self.scene, self.rig, self.renderer.stage)
         self.onlooker = Onlooker(self.drive, self.renderer.stage, self.rig)
         self.rows = SceneRows(spec, options, self.scene, self.drive, self.stamps_ns)
@@ -86,7 +88,7 @@ class _SceneWriter:
         for camera in self.rig.cameras:
             file, image = self._write_picture(camera, index, stamp_ns + camera.offset_ns, "samples")
             images[camera.name] = image
-            if self.options.pixel_stride:
+            if file and self.options.pixel_stride:
                 write_pixels(self.root, file, image, self.options.pixel_stride)
         if self.options.sweeps and index + 1 < len(self.stamps_ns):
             for sweep in range(1, SWEEPS_PER_KEYFRAME):
@@ -99,9 +101,18 @@ class _SceneWriter:
     def _write_picture(
         self, camera: RigCamera, index: int, stamp_ns: int, folder: str
     ) -> tuple[str, CameraImage]:
+        """The file written, "" if the picture is lost, and what a perfect camera sees: labels are of that."""
+        stamp_ns = stamp_ns // NS_PER_US * NS_PER_US
+        size_px = self.options.size_px
+        image = self.renderer.render(self.drive, camera, stamp_ns, size_px)
+        arrived: CameraImage | None = image
+        if self.options.effects:
+            arrived = self.cameras.picture(self.drive, camera.name, stamp_ns, size_px)
+        # Data sets in this format have a picture of the reference camera at every keyframe.
+        if arrived is None and camera.name != CAMERA_NAMES[0]:
+            return "", image
         row = self.rows.add_data(camera.name.upper(), index, stamp_ns, folder, "jpg")
-        image = self.renderer.render(self.drive, camera, row["timestamp"] * NS_PER_US, self.options.size_px)
-        rgb = np.ascontiguousarray(image.rgb)
+        rgb = np.ascontiguousarray((arrived or image).rgb)
         _write(self.root / row["filename"], simplejpeg.encode_jpeg(rgb, JPEG_QUALITY, "RGB"))
         return row["filename"], image
 

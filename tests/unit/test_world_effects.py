@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from sparseoccvla.contracts import CAMERA_NAMES
+from sparseoccvla.data.cache import CacheConfig
+from sparseoccvla.data.cache_build import open_cache
+from sparseoccvla.data.tables import Tables
 from sparseoccvla.errors import InputError
 from sparseoccvla.geometry import inverse
 from sparseoccvla.world import CameraImage, CameraRig, Drive, Renderer, Scene, rollout
 from sparseoccvla.world.effects import CameraEffects, Cameras
+from sparseoccvla.world.generate import generate
+from sparseoccvla.world.roots import Request, RootOptions
 
 pytestmark = pytest.mark.slow
 
@@ -175,3 +182,30 @@ def test_impossible_effects_are_refused_in_words(texts, says):
 
 def test_effects_are_read_from_words():
     assert CameraEffects.parse(["noise=4", "blur_px=0.8"]) == CameraEffects(noise=4.0, blur_px=0.8)
+
+
+def test_a_data_set_has_the_effects_in_its_pictures_and_perfect_labels(tmp_path):
+    request = Request("leftville", "val", 0, 1)
+    plain, touched = tmp_path / "plain", tmp_path / "touched"
+    options = RootOptions(64, 36, 1.0, lidar=False, pixel_stride=0)
+    generate(plain, options, request)
+    generate(touched, replace(options, effects="noise=9,dropped=0.4"), request)
+    pictures = {file.relative_to(plain) for file in plain.glob("samples/CAM_*/*")}
+    left = {file.relative_to(touched) for file in touched.glob("samples/CAM_*/*")}
+    assert left < pictures
+    assert {f for f in pictures if f.parent.name == "CAM_FRONT"} <= left, "the reference camera is never lost"
+    assert all((plain / file).read_bytes() != (touched / file).read_bytes() for file in left - fronts(left))
+    labels = sorted(file.relative_to(plain) for file in plain.glob("gts/**/*.npz"))
+    assert labels
+    for label in labels:
+        with np.load(plain / label) as one, np.load(touched / label) as other:
+            assert all(np.array_equal(one[name], other[name]) for name in one.files)
+    cache = open_cache(Tables(touched), "val", CacheConfig(36, 64), tmp_path / "cache")
+    valid = np.array([cache.history(index)[0].valid for index in range(len(cache))])
+    assert valid[:, 0].all()
+    assert valid.sum() == len(left), "a lost picture is masked"
+
+
+def fronts(files: set) -> set:
+    """Pictures of the reference camera: kept without effects where they were lost."""
+    return {file for file in files if file.parent.name == "CAM_FRONT"}
