@@ -251,16 +251,25 @@ class SampleCache:
             augmentation: None for validation.
             rng: of the augmentation; needed with it.
         """
+        jitter = random_jitter(frames, augmentation, rng) if augmentation and rng else ()
+        fits = self._fits(int(self._truths.view[index]), augmentation, rng)
+        return tuple(
+            None if view is None else self._inputs(view, fits, augmentation, rng)
+            for view in self._past_views(index, frames, jitter)
+        )
+
+    def files(self, index: int, frames: int = 1) -> tuple[tuple[str, ...] | None, ...]:
+        """Picture files of an unaugmented `history`, relative to the data set; "" for a missing one."""
+        return tuple(
+            None if view is None else tuple(self._files[view]) for view in self._past_views(index, frames, ())
+        )
+
+    def _past_views(self, index: int, frames: int, jitter: Sequence[float]) -> list[int | None]:
         view = int(self._truths.view[index])
         first, last = self._scene_range(view)
         stamps = [int(stamp) for stamp in self._views.t0_ns[first:last]]
-        jitter = random_jitter(frames, augmentation, rng) if augmentation and rng else ()
         chosen = select_history(stamps, stamps[view - first], frames, MemoryConfig().tolerance_s, jitter)
-        fits = self._fits(view, augmentation, rng)
-        return tuple(
-            None if place is None else self._inputs(first + place, fits, augmentation, rng)
-            for place in chosen
-        )
+        return [None if place is None else first + place for place in chosen]
 
     def sample(
         self,

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from sparseoccvla.data.cli import picture_size, scene_bar
-from sparseoccvla.world.look_cli import bag_command, look_command
+from sparseoccvla.world.look_cli import EffectOption, bag_command, edit_command, look_command
 
 app = typer.Typer(no_args_is_help=True, help="The procedural driving world.")
 app.command("look")(look_command)
 app.command("bag")(bag_command)
+app.command("edit")(edit_command)
 
 
 @app.command("generate")
@@ -35,6 +36,7 @@ def generate(
         int, typer.Option(help="Class and depth pictures of every n-th pixel; 0 for none.")
     ] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda: what renders and labels.")] = "cpu",
+    effect: EffectOption = None,
 ) -> None:
     """Write scenes in nuScenes format; the same command again completes what was interrupted.
 
@@ -44,7 +46,9 @@ def generate(
     from sparseoccvla.world.roots import Request, RootOptions
 
     width_px, height_px = picture_size(size)
-    options = RootOptions(width_px, height_px, duration, sweeps, lidar, pixel_stride, device)
+    options = RootOptions(
+        width_px, height_px, duration, sweeps, lidar, pixel_stride, device, ",".join(effect or ())
+    )
     began = time.perf_counter()
     with scene_bar() as bar:
         summary = generate_root(out, options, Request(city, split, seed, scenes), workers, bar)

@@ -93,3 +93,24 @@ def bag_command(
             {"bag": str(out), "pictures": pictures, "seconds": took_s, "seed": seed, "city": city}, indent=2
         )
     )
+
+
+def edit_command(
+    dataroot: Annotated[Path, typer.Option(help="Data set made by `world generate`.")],
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many keyframes that need sight; by default all.")
+    ] = None,
+) -> None:
+    """Add edited pictures to a data set: event frames without their hazard, others in another look."""
+    from sparseoccvla.data.cli import scene_bar
+    from sparseoccvla.data.tables import Tables
+    from sparseoccvla.world.edited import write_edits
+
+    began = time.perf_counter()
+    with scene_bar() as bar:
+        count = write_edits(Tables(dataroot), split, limit, bar)
+    took_s = round(time.perf_counter() - began, 2)
+    typer.echo(
+        json.dumps({"dataroot": str(dataroot), "edited_keyframes": count, "seconds": took_s}, indent=2)
+    )
