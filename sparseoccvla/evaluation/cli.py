@@ -70,7 +70,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         seed: Seed = 0,
         tokens: TokensOption = Tokens.RAW,
         question_only: QuestionOnly = "",
-        rays_every: RaysEvery = 5,
+        rays_every: RaysEvery = 10,
         backend: Backend = "torch",
         threads: Threads = 0,
         caches: Caches = None,

@@ -81,7 +81,7 @@ class Evaluation:
     run: RunConfig = field(default_factory=RunConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     tokens: Tokens = Tokens.RAW
-    rays_every: int = 5
+    rays_every: int = 10
     edited: int = 150  # event frames whose pictures are edited, drawn by the seed; 0: none
     question_only: str = ""  # a model whose language model was trained without occupancy tokens
     caches: Path | None = None  # where caches of samples lie or go; None: in `out`

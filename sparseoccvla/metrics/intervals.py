@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sparseoccvla.metrics.additive import Additive
 
 
 class Metric(Protocol):
@@ -41,7 +43,7 @@ class Interval:
 
 def pooled[M: Metric](per_scene: Mapping[str, M]) -> M:
     """All scenes as one metric."""
-    return _weighted(list(per_scene.values()), np.ones(len(per_scene), int))
+    return _weighing(list(per_scene.values()))(np.ones(len(per_scene), int))
 
 
 def by_scene[M: Metric](
@@ -103,12 +105,12 @@ def differences_by_scene[M: Metric](
         odd = sorted(set(per_scene) ^ set(baseline_per_scene))
         raise ValueError(f"only one of the two compared metrics has the scenes {', '.join(odd)}")
     names = sorted(per_scene)
-    ours = [per_scene[name] for name in names]
-    theirs = [baseline_per_scene[name] for name in names] if baseline_per_scene is not None else None
+    ours = _weighing([per_scene[name] for name in names])
+    theirs = _weighing([baseline_per_scene[name] for name in names]) if baseline_per_scene else None
 
     def values(times: NDArray[np.integer]) -> dict[str, float | None]:
-        mine = _weighted(ours, times)
-        base = _weighted(theirs, times) if theirs is not None else None
+        mine = ours(times)
+        base = theirs(times) if theirs is not None else None
         return {name: _difference(figure, mine, base) for name, figure in figures.items()}
 
     whole = values(np.ones(len(names), int))
@@ -136,9 +138,30 @@ def _difference[M](figure: Callable[[M], float | None], mine: M, base: M | None)
     return None if less is None else value - less
 
 
-def _weighted[M: Metric](metrics: list[M], times: NDArray[np.integer]) -> M:
-    total = metrics[0].empty()
-    for metric, count in zip(metrics, times, strict=True):
-        if count:
-            total.merge(metric, int(count))
-    return total
+def _weighing[M: Metric](metrics: list[M]) -> Callable[[NDArray[np.integer]], M]:
+    """Adds metrics up, each as often as asked; a state that adds is a weighted sum of all at once."""
+
+    def merged(times: NDArray[np.integer]) -> M:
+        total = metrics[0].empty()
+        for metric, count in zip(metrics, times, strict=True):
+            if count:
+                total.merge(metric, int(count))
+        return total
+
+    first = metrics[0]
+    if not isinstance(first, Additive):
+        return merged
+    merged(np.ones(len(metrics), int))  # refuses metrics of different settings
+    states = {
+        item.name: np.stack([getattr(metric, item.name) for metric in metrics])
+        for item in fields(first)
+        if item.metadata.get("adds")
+    }
+
+    def summed(times: NDArray[np.integer]) -> M:
+        total = first.empty()
+        for name, state in states.items():
+            setattr(total, name, np.tensordot(times, state, 1).astype(state.dtype))
+        return total
+
+    return summed
