@@ -74,7 +74,7 @@ class Stage:
         things, owner = _faces_of(standing, 1)
         poses = torch.from_numpy(matrices_of(np.array([thing.pose for thing in standing]).reshape(-1, 6)))
         self._static = _to(earth.join(_placed(things, owner, poses.float())), device)
-        self._static_bounds = _Bounds.of(self._static)
+        self._static_bounds = Bounds.of(self._static)
         self.ground_count = count
         moving, owner = _faces_of(agents, 1 + len(standing))
         self._moving, self._owner = _to(moving, device), owner.to(device)
@@ -107,7 +107,7 @@ class Stage:
     ) -> tuple[Faces, Tensor]:
         """Faces that a camera (4, 4) may see, turned to it, and their corners (F, 4, 3) in its frame."""
         chosen = self._static_bounds.in_view(world_from_camera, lens, far_m)
-        also = _Bounds.of(moving).in_view(world_from_camera, lens, far_m)
+        also = Bounds.of(moving).in_view(world_from_camera, lens, far_m)
         faces = self._static.select(chosen).join(moving.select(also))
         return faces, (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
 
@@ -152,7 +152,7 @@ def _placed(faces: Faces, owner: Tensor, world_from_thing: Tensor) -> Faces:
 
 
 @dataclass(frozen=True)
-class _Bounds:
+class Bounds:
     """What tells quickly that a face can't be in a picture."""
 
     center_m: Tensor  # (3, F)
@@ -161,7 +161,7 @@ class _Bounds:
     offset_m: Tensor  # (F,) of the face's plane: normal . point = offset
 
     @classmethod
-    def of(cls, faces: Faces) -> _Bounds:
+    def of(cls, faces: Faces) -> Bounds:
         center = (faces.vertices_m[:, 0] + faces.vertices_m[:, 2]) / 2
         radius = (faces.vertices_m - center[:, None]).square().sum(dim=-1).amax(dim=1).sqrt()
         offset = (faces.normals * faces.vertices_m[:, 0]).sum(dim=1)

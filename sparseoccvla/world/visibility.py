@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sparseoccvla.geometry import inverse
 from sparseoccvla.world.cameras import CameraRig
-from sparseoccvla.world.caster import outlines
+from sparseoccvla.world.caster import Lens, outlines
 from sparseoccvla.world.drive import Box, Drive
 from sparseoccvla.world.lidar import BASE_FROM_LIDAR
 from sparseoccvla.world.render import CameraImage, lens_of
-from sparseoccvla.world.stage import Stage
+from sparseoccvla.world.stage import FAR_M, Bounds, Faces, Stage
 
 _LEVEL_ENDS = (0.4, 0.6, 0.8)
 
@@ -31,6 +32,7 @@ class Onlooker:
             annotated[number] = bool(thing.category)
         index = annotated[stage.static.instance.long()].nonzero()[:, 0]
         self._standing = stage.static.select(index)
+        self._bounds = Bounds.of(self._standing)
 
     def shares(self, images: Iterable[CameraImage]) -> NDArray[np.float64]:
         """Visible share (instances,) of what a set of pictures would show of each thing alone.
@@ -42,16 +44,23 @@ class Onlooker:
         for image in images:
             camera = self._rig[image.camera]
             height, width = image.depth_m.shape
-            faces = self._standing.join(self._stage.moving(self._drive.look_at(image.stamp_ns)))
-            pose = inverse(self._drive.world_from_base(image.stamp_ns) @ camera.base_from_camera)
-            matrix = torch.from_numpy(pose).float().to(faces.vertices_m.device)
-            vertices = faces.vertices_m @ matrix[:3, :3].T + matrix[:3, 3]
             lens = lens_of(camera.calibration((width, height)))
+            pose = self._drive.world_from_base(image.stamp_ns) @ camera.base_from_camera
+            world_from_camera = torch.from_numpy(pose).float().to(self._stage.device)
+            moving = self._stage.moving(self._drive.look_at(image.stamp_ns))
+            faces = _seen(self._standing, self._bounds, world_from_camera, lens).join(
+                _seen(moving, Bounds.of(moving), world_from_camera, lens)
+            )
+            vertices = (faces.vertices_m - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
             things, pixels = outlines(vertices, faces.instance.long(), lens)
             alone[things.cpu().numpy()] += pixels.cpu().numpy()
             shown += np.bincount(image.instance_ids.ravel(), minlength=self._count)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(alone > 0, np.minimum(shown / alone, 1.0), np.nan)
+
+
+def _seen(faces: Faces, bounds: Bounds, world_from_camera: Tensor, lens: Lens) -> Faces:
+    return faces.select(bounds.in_view(world_from_camera, lens, FAR_M))
 
 
 def visibility_level(share: float) -> str:
