@@ -34,7 +34,9 @@ Shuffles = Annotated[
 ]
 Limit = Annotated[int, typer.Option(help="Keyframes at most, from the beginning; 0: all.")]
 Asked = Annotated[int, typer.Option(help="Keyframes that are asked questions, drawn by the seed; 0: all.")]
-Edited = Annotated[int, typer.Option(help="Event frames whose pictures are edited; 0: none.")]
+Edited = Annotated[
+    int, typer.Option(help="Edits by `world edit` that take a hazard away, and others; 0: none.")
+]
 Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
 TokensOption = Annotated[Tokens, typer.Option(help="How sentences become words.")]
 QuestionOnly = Annotated[str, typer.Option(help="A model trained without occupancy tokens, as a blind row.")]
@@ -66,7 +68,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         shuffle: Shuffles = None,
         limit: Limit = 0,
         asked: Asked = 150,
-        edited: Edited = 150,
+        edited: Edited = 300,
         seed: Seed = 0,
         tokens: TokensOption = Tokens.RAW,
         question_only: QuestionOnly = "",

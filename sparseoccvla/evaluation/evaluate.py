@@ -23,6 +23,8 @@ from sparseoccvla.config import ModelSource
 from sparseoccvla.contracts import OccupancyQueries
 from sparseoccvla.data.cache import CacheConfig, SampleCache
 from sparseoccvla.data.cache_build import open_cache
+from sparseoccvla.data.edits import FOLDER as EDITS
+from sparseoccvla.data.edits import TABLE as EDITS_TABLE
 from sparseoccvla.data.scene import load_scene
 from sparseoccvla.data.splits import scenes_of_split
 from sparseoccvla.data.tables import Tables
@@ -33,6 +35,7 @@ from sparseoccvla.evaluation.baselines import (
     fit_baselines,
     majority_answer,
 )
+from sparseoccvla.evaluation.effects import chosen_edits, effect_figures, find_effects
 from sparseoccvla.evaluation.figures import Figures, Said
 from sparseoccvla.evaluation.forecast import score_forecast
 from sparseoccvla.evaluation.language import MAJORITY, score_language
@@ -82,7 +85,7 @@ class Evaluation:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     tokens: Tokens = Tokens.RAW
     rays_every: int = 10
-    edited: int = 150  # event frames whose pictures are edited, drawn by the seed; 0: none
+    edited: int = 300  # edits that take a hazard away, and irrelevant ones, drawn by the seed; 0: none
     question_only: str = ""  # a model whose language model was trained without occupancy tokens
     caches: Path | None = None  # where caches of samples lie or go; None: in `out`
 
@@ -204,27 +207,16 @@ def _add_effects(
     progress: Progress,
 ) -> None:
     """Plans with edited pictures, where the data set is one of the driving world."""
-    from sparseoccvla.evaluation.effects import effect_figures, find_effects  # the world: torch
-
-    wanted = min(evaluation.edited, int(cache.needs_sight[:count].sum()))
-    if not wanted or not (evaluation.tables.dataroot / "world.json").exists():
-        figures.extra["cause_and_effect"] = {"n": 0, "skipped": ["no event frame of a generated root"]}
+    dataroot = evaluation.tables.dataroot
+    if not evaluation.edited or not (dataroot / EDITS / EDITS_TABLE).exists():
+        why = "no edited pictures; make them with `sparseoccvla world edit`"
+        figures.extra["cause_and_effect"] = {"n": 0, "skipped": why if evaluation.edited else "not asked for"}
         return
-    with progress("edited pictures", wanted) as advance:
-        effects, skipped = find_effects(
-            models,
-            cache,
-            evaluation.tables.dataroot,
-            evaluation.out / "effects" / models.encoder.info.model_id,
-            count,
-            wanted,
-            evaluation.run.seed,
-            advance,
-        )
-    figures.extra["cause_and_effect"] = {
-        **effect_figures(effects),
-        "skipped": [f"{token}: {reason}" for token, reason in skipped],
-    }
+    edits = chosen_edits(cache, dataroot, count, evaluation.edited, evaluation.run.seed)
+    file = evaluation.out / "effects" / f"{models.encoder.info.model_id}.jsonl"
+    with progress("edited pictures", len(edits)) as advance:
+        effects = find_effects(models, cache, dataroot, edits, file, advance)
+    figures.extra["cause_and_effect"] = effect_figures(effects)
 
 
 def _lidar(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:

@@ -154,8 +154,10 @@ def _plans(
     return plans
 
 
-def _score(truth: Truth, plans: Mapping[str, Plan], member: list[str], scene: str, metrics: Metrics) -> None:
-    """Add one keyframe to every protocol that takes it.
+def _score(
+    truth: Truth, plans: Mapping[str, Plan], member: list[str], scene: str, metrics: Metrics
+) -> dict[str, PlanningMetric]:
+    """Add one keyframe to every protocol that takes it; the default's metric of each row comes back.
 
     Raises:
         UnscorableError: ours does not take it.

@@ -154,7 +154,7 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
             for name, row in rows.items()
         ],
     )
-    yield from _effects(figures.get("cause_and_effect", {}))
+    yield from _effects(figures["cause_and_effect"])
     yield from _table(
         ["consecutive plans", "overlap [m]", "at its end [m]", "anchor switches per s"],
         [
@@ -170,31 +170,32 @@ def _planning(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _effects(figures: dict[str, Any]) -> Iterator[str]:
-    """How many plans of event frames change with the pictures."""
-    if not figures.get("n"):
-        yield f"No pictures were edited: {'; '.join(figures.get('skipped', [])) or 'not asked for'}."
+    """How many plans change with the pictures."""
+    if not figures["n"]:
+        yield f"Cause and effect: {figures.get('skipped', 'none of these keyframes is edited')}."
         yield ""
         return
+    removed, irrelevant = figures["hazard_removed"], figures["irrelevant"]
     yield (
-        f"Pictures edited in {figures['n']} event frames; a plan changes if a waypoint moves by more than "
-        f"{figures['changed_m']:g} m. Without their hazard plans end {figures['mean_farther_at_3s_m']:.2f} m "
-        "farther in the mean."
+        f"A plan changes if a waypoint moves by more than {figures['changed_m']:g} m; "
+        f"{figures['hidden']} hazards hidden at t0 are left out. To what the driver would do without the "
+        f"hazard plans are {_number(figures['off_m_with_hazard'], 2)} m off with it in the pictures, "
+        f"{_number(figures['off_m_without'], 2)} m without."
     )
     yield ""
-    thresholds = list(figures["hazard_removed"])
     yield from _table(
-        ["plans that change [%]", "n", *(f"by {threshold}" for threshold in thresholds)],
+        ["plans that change [%]", "n", *(f"by {threshold}" for threshold in removed["changed"])],
         [
-            [name, str(figures["n"]), *(_percent(figures[key][t]) for t in thresholds)]
-            for name, key in (("hazard removed", "hazard_removed"), ("irrelevant edit", "irrelevant"))
+            [name, str(row["n"]), *(_percent(share) for share in row["changed"].values())]
+            for name, row in (("hazard removed", removed), ("irrelevant edit", irrelevant))
         ],
     )
     yield from _table(
         ["edit", "n", "changed [%]"],
         [
-            [f"{name}: {kind}", str(row["n"]), _percent(row["changed"])]
-            for name, key in (("without", "hazard_removed_by_kind"), ("other", "irrelevant_by_kind"))
-            for kind, row in figures[key].items()
+            [f"{name}: {kind}", str(found["n"]), _percent(found["changed"])]
+            for name, row in (("without", removed), ("other", irrelevant))
+            for kind, found in row["by_kind"].items()
         ],
     )
 

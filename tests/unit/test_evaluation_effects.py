@@ -1,63 +1,117 @@
-"""Cause and effect: edited pictures are those of the root but for the edit, and changes are counted right."""
+"""Cause and effect: a plan with edited pictures is compared with the one without, and changes count right."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
-from sparseoccvla.data.cache import CacheConfig
-from sparseoccvla.data.cache_build import open_cache
-from sparseoccvla.data.tables import Tables
+from sparseoccvla.data.edits import FOLDER, TABLE, edited_file
 from sparseoccvla.errors import InputError
-from sparseoccvla.evaluation.effects import Effect, _WorldScene, effect_figures, find_effects
-from sparseoccvla.world.edits import Edit, EditKind
-from sparseoccvla.world.generate import generate
-from sparseoccvla.world.roots import Request, RootOptions
-from tests.evaluation_stand_ins import make_labeled_root, open_val, perfect_models
+from sparseoccvla.evaluation.effects import Effect, chosen_edits, effect_figures, find_effects
+from tests.evaluation_stand_ins import KEYFRAMES, make_labeled_root, open_val, perfect_models
 
 
 def plan(step_m):
     return [[step_m * k, 0.0, 0.0] for k in range(1, 7)]
 
 
+def effect(kind, removes, base_m, edited_m, seen=True):
+    return Effect("t", "e", kind, removes, seen, plan(base_m), plan(edited_m), plan(2.0))
+
+
 def test_shares_are_of_plans_whose_farthest_waypoint_moves():
-    effects = [
-        Effect("a", "pedestrian", "colors", plan(1.0), plan(2.0), plan(1.0)),  # 6 m and nothing
-        Effect("b", "pedestrian", "hour", plan(1.0), plan(1.1), plan(1.3)),  # 0.6 m and 1.8 m
-    ]
-    figures = effect_figures(effects)
-    assert figures["hazard_removed"] == {"0.5m": 1.0, "1m": 0.5, "2m": 0.5}
-    assert figures["irrelevant"] == {"0.5m": 0.5, "1m": 0.5, "2m": 0.0}
-    assert figures["mean_farther_at_3s_m"] == pytest.approx((6 + 0.6) / 2)
-    assert figures["hazard_removed_by_kind"] == {"pedestrian": {"n": 2, "changed": 0.5}}
-    assert figures["irrelevant_by_kind"]["colors"] == {"n": 1, "changed": 0.0}
-    assert effect_figures([]) == {"n": 0}
+    figures = effect_figures(
+        [
+            effect("pedestrian", True, 1.0, 2.0),  # 6 m
+            effect("cut_in", True, 1.0, 1.1),  # 0.6 m
+            effect("cut_in", True, 1.0, 9.0, seen=False),  # nothing to see at t0
+            effect("colors", False, 1.0, 1.0),
+            effect("hour", False, 1.0, 1.3),  # 1.8 m
+        ]
+    )
+    assert (figures["n"], figures["hidden"]) == (4, 1)
+    assert figures["hazard_removed"]["changed"] == {"0.5m": 1.0, "1m": 0.5, "2m": 0.5}
+    assert figures["irrelevant"]["changed"] == {"0.5m": 0.5, "1m": 0.5, "2m": 0.0}
+    assert figures["hazard_removed"]["by_kind"]["cut_in"] == {"n": 1, "changed": 0.0}
+    # The driver would go 2 m a step: 3.5 m off in the mean at 1 m a step.
+    assert figures["off_m_with_hazard"] == pytest.approx(3.5)
+    assert figures["off_m_without"] == pytest.approx((0 + 0.9 * 3.5) / 2)
+    assert effect_figures([])["n"] == 0
 
 
-def test_only_the_world_can_be_edited(tmp_path):
+@pytest.fixture(scope="module")
+def edited_root(tmp_path_factory):
+    """Keyframe 3 shows keyframe 8 when its hazard is removed, and itself with an irrelevant edit."""
+    root = make_labeled_root(tmp_path_factory.mktemp("data") / "root")
+    cache = open_val(root, tmp_path_factory.mktemp("cache") / "val")
+    rows = []
+    for edit, kind, hazard, source in (
+        ("remove-pedestrian-0", "remove", "pedestrian-0", 8),
+        ("colors-7", "colors", "", 3),
+    ):
+        for own, other in zip(cache.files(3, 1)[0], cache.files(source, 1)[0], strict=True):
+            file = edited_file(root, edit, own)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes((root / other).read_bytes())
+        future = cache.truth(8).future.tolist()
+        rows.append(
+            {
+                "sample_token": "sample3",
+                "edit": edit,
+                "kind": kind,
+                "hazard": hazard,
+                "seen": True,
+                "future": future,
+            }
+        )
+    (root / FOLDER / TABLE).write_text(json.dumps(rows))
+    return root, cache
+
+
+def test_a_plan_follows_the_edited_pictures_and_no_others(edited_root, tmp_path):
+    root, cache = edited_root
+    models = perfect_models(cache)
+    edits = chosen_edits(cache, root, KEYFRAMES, 10, 0)
+    assert [edit.hazard for edit in edits] == ["pedestrian-0", ""]
+    removed, irrelevant = find_effects(models, cache, root, edits, tmp_path / "e.jsonl", lambda _: None)
+    # The stand-in drives as the driver did in whatever keyframe it is shown.
+    assert np.allclose(removed.base, cache.truth(3).future, atol=1e-3)
+    assert np.allclose(removed.edited, cache.truth(8).future, atol=1e-3)
+    assert (removed.kind, irrelevant.kind) == ("pedestrian", "colors")
+    assert irrelevant.change_m == 0
+    assert removed.off_m(removed.edited) == pytest.approx(0, abs=1e-3)
+
+
+def test_what_was_planned_is_not_planned_again(edited_root, tmp_path):
+    root, cache = edited_root
+    models = perfect_models(cache)
+    edits = chosen_edits(cache, root, KEYFRAMES, 10, 0)
+    first = find_effects(models, cache, root, edits, tmp_path / "e.jsonl", lambda _: None)
+    asked = models.encoder.extracted
+    assert find_effects(models, cache, root, edits, tmp_path / "e.jsonl", lambda _: None) == first
+    assert models.encoder.extracted == asked
+    changed = [replace(edits[0], edit="colors-7"), edits[1]]
+    find_effects(models, cache, root, changed, tmp_path / "other.jsonl", lambda _: None)
+    assert models.encoder.extracted > asked
+
+
+def test_only_keyframes_that_were_asked_count(edited_root):
+    root, cache = edited_root
+    assert chosen_edits(cache, root, 3, 10, 0) == []
+    assert len(chosen_edits(cache, root, 4, 10, 0)) == 2
+
+
+def test_a_root_without_edits_says_how_to_make_them(tmp_path):
     root = make_labeled_root(tmp_path / "root")
     cache = open_val(root, tmp_path / "cache")
-    with pytest.raises(InputError, match="is no generated root"):
-        find_effects(perfect_models(cache), cache, root, tmp_path / "e", len(cache), 5, 0, lambda _: None)
+    with pytest.raises(InputError, match="sparseoccvla world edit"):
+        chosen_edits(cache, root, KEYFRAMES, 5, 0)
 
 
-@pytest.mark.slow
-def test_pictures_without_an_edit_are_those_of_the_root(tmp_path):
-    root = tmp_path / "root"
-    generate(
-        root, RootOptions(352, 128, 2.0, pixel_stride=0, lidar=False), Request("rightville", "val", 3, 1)
-    )
-    cache = open_cache(
-        Tables(root), "val", CacheConfig(height_px=128, width_px=352, pictures="files"), Path(tmp_path / "c")
-    )
-    [entry] = json.loads((root / "world.json").read_bytes())["scenes"].values()
-    indices = list(range(len(cache)))
-    world = _WorldScene(entry["city"], entry["world_seed"], (352, 128), cache, indices)
-    [stored] = cache.history(2)
-    again = world.inputs(2, None)
-    assert np.array_equal(again.images_rgb, stored.images_rgb)
-    assert np.array_equal(again.image_from_odom, stored.image_from_odom)
-    edited = world.inputs(2, Edit(EditKind.COLORS, "5"))
-    assert not np.array_equal(edited.images_rgb, stored.images_rgb)
-    assert world.frames(2, 2) == [2, 1]
+def test_the_pictures_of_the_test_differ(edited_root):
+    # Else nothing above could show.
+    root, cache = edited_root
+    own, other = (cv2.imread(str(root / cache.files(k, 1)[0][0])) for k in (3, 8))
+    assert np.abs(own.astype(int) - other).mean() > 1
