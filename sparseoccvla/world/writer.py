@@ -186,7 +186,7 @@ def _write_map(file: Path, scene: Scene) -> None:
     fine = cv2.resize(drivable, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     # A field's first sample lies on the corner of the raster, not in the middle of its first cell.
     start = scale + scale // 2
-    white = cv2.compare(fine[start : -scale // 2, start : -scale // 2], 0, cv2.CMP_GT)
+    white = np.where(fine[start : -scale // 2, start : -scale // 2] > 0, np.uint8(255), np.uint8(0))
     _write(file, _png(white[::-1]))
 
 
