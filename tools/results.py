@@ -56,7 +56,7 @@ constant velocity, ego-only, static prior, persistence, and answers that know on
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", choices=MODELS, help="one of the models")
-    parser.add_argument("--dataroot", type=Path, help="a generated root with train and val")
+    parser.add_argument("--dataroot", type=Path, help="a generated root with train and val, and with edits")
     parser.add_argument("--document", action="store_true", help="only docs/results.md")
     arguments, options = parser.parse_known_args()
     if not arguments.document:
@@ -86,6 +86,7 @@ def generate() -> None:
         for city in CITIES:
             options = f"--scenes {scenes} --seed 0 --city {city} --split {split} --workers 2 --pixel-stride 4"
             run("world", "generate", "--out", DATAROOT, *options.split(), "--size", "352x128", "--no-lidar")
+    run("world", "edit", "--dataroot", DATAROOT)
 
 
 def measure(name: str, options: Sequence[str] = ()) -> None:
