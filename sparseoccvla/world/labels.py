@@ -175,18 +175,9 @@ class _Sight:
             Rising indices into the points of all parts, end to end.
         """
         sides = _sides(self.lens)
-        indices, distances, first = [], [], 0
-        for pose, points in parts:
-            forms = sides @ pose[:3]
-            # Between the left and the right side is a quarter of the world: the rest needs no more work.
-            index = (_moved(forms[:2], points).amin(dim=0) > 0).nonzero()[:, 0]
-            distances.append(_moved(forms, points.index_select(1, index)))
-            indices.append(index + first)
-            first += points.shape[1]
-        distance = torch.cat(distances, dim=1)
-        inside = (distance.amin(dim=0) > 0).nonzero()[:, 0]
-        index = torch.cat(indices).index_select(0, inside)
-        left, right, top, _ = distance.index_select(1, inside)
+        distances = torch.cat([_moved(sides @ pose[:3], points) for pose, points in parts], dim=1)
+        index = (distances.amin(dim=0) > 0).nonzero()[:, 0]
+        left, right, top, _ = distances.index_select(1, index)
         depth = (left + right) / self.lens.width_px
         return index[
             _in_sight(self.inverse_depth, left / depth - 0.5, top / depth - 0.5, depth, self.lens.fx)
