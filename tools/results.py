@@ -13,6 +13,7 @@ is the tiny model with random weights: what every figure looks like when nothing
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from sparseoccvla.evaluation.report import markdown
 from sparseoccvla.metrics.results import read_results
+from sparseoccvla.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "docs" / "results"
@@ -95,10 +97,18 @@ def measure(name: str, options: Sequence[str] = ()) -> None:
         write = ROOT / "tools" / "make_untrained_models.py"
         subprocess.run([sys.executable, write, "--models", ROOT / WORK / "models"], check=True)
         options = [*UNTRAINED, *options]
+    drop_stale(ROOT / WORK / name / "predictions", read_manifest(MODELS[name]).model_id)
     controls = [word for control in CONTROLS for word in ("--shuffle", control)]
     place = ["--model", MODELS[name], "--dataroot", DATAROOT, "--out", WORK / name]
     run("eval", "all", *place, *controls, *options)
     publish(name)
+
+
+def drop_stale(predictions: Path, model_id: str) -> None:
+    """Delete what another model said; what this one said already is not asked again."""
+    made_by = {json.loads(file.read_bytes())["model_id"] for file in predictions.glob("*/run.json")}
+    if made_by - {model_id}:
+        shutil.rmtree(predictions)
 
 
 def publish(name: str) -> None:

@@ -80,3 +80,13 @@ def test_blind_rows_stand_beside_the_model():
 def test_the_document_is_made_of_the_published_figures():
     assert results.DOCUMENT.read_text() == results.document()
     assert "| ego-only |" in results.document()
+
+
+def test_predictions_of_another_model_are_dropped_and_own_ones_kept(tmp_path):
+    run = tmp_path / "predictions/none/run.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps({"model_id": "a" * 16}))
+    results.drop_stale(tmp_path / "predictions", "a" * 16)
+    assert run.exists()
+    results.drop_stale(tmp_path / "predictions", "b" * 16)
+    assert not run.exists()
