@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,7 +268,6 @@ def train_planning(run: Run, length: Length) -> None:
     train, validation = run.split(config.train_split), run.split(config.validation_split)
     encoder = _loaded(Encoder(sizes.encoder), manifest, "encoder").to(run.accelerator.device).eval()
     tokens = _tokens(run, encoder, train, config.train_split, stage.variants)
-    seen = _tokens(run, encoder, validation, config.validation_split, 1)
     sizes, tokenizer, words = _language(run, sizes, train)
     anchors = _anchors(run, train)
     texts = Texts(words, sizes.reasoner.prompt_style)
@@ -280,7 +280,7 @@ def train_planning(run: Run, length: Length) -> None:
         _anchor_tensor(anchors[0]),
         config.seed,
         _driving_check(run, validation, texts, anchors[0], sizes),
-        seen,
+        lru_cache(maxsize=None)(QueriesOf(validation, encoder, run.precision)),
     )
     loader = TokenLoader(tokens, DrivingSampler(train, texts, stage.driving, config.seed), config.seed)
     loop = run.loop("planning", task, loader.batch, len(train), stage.schedule, length)

@@ -1,0 +1,381 @@
+"""Training stages on a small data set: what they promise, not how good the result is."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla.anchors import analytic_anchors
+from sparseoccvla.config import ConfigError, ModelSource
+from sparseoccvla.data.cache import SampleCache
+from sparseoccvla.encoder import Encoder
+from sparseoccvla.errors import InputError
+from sparseoccvla.language import END_MARK, load_tokenizer
+from sparseoccvla.model import SparseOccVLA
+from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
+from sparseoccvla.reasoner import Reasoner
+from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
+from sparseoccvla.runtime.manifest import read_manifest
+from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
+from sparseoccvla.training.config import ScheduleConfig, TrainingConfig, read_training_config
+from sparseoccvla.training.driving import DrivingSampler
+from sparseoccvla.training.encoder_stage import start_at
+from sparseoccvla.training.joint_stage import JointLoader, JointTask
+from sparseoccvla.training.loop import Length, Loop
+from sparseoccvla.training.losses import IGNORE, reduce_terms
+from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
+from sparseoccvla.training.pixels import stored_pixels
+from sparseoccvla.training.run import Run, train
+from sparseoccvla.training.schedule import rate_at
+from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
+from tests.training_root import MODEL, SIZE, make_training_root, write_settings
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_training_root(tmp_path_factory.mktemp("data") / "root")
+
+
+def a_run(root: Path, out: Path, config: TrainingConfig | None = None) -> Run:
+    return Run(config or write_settings(root), "tiny.json", root, None, root / "cache", out)
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return a_run(root, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def cache(run: Run) -> SampleCache:
+    return run.split("train")
+
+
+@pytest.fixture(scope="module")
+def texts(cache: SampleCache, tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    file = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    file.write_text(train_tokenizer(texts_of(cache, "plain"), 320))
+    return Texts(load_tokenizer(MODEL.reasoner.language, file), "plain")
+
+
+@pytest.fixture
+def joint(run: Run, cache: SampleCache, texts: Texts) -> tuple[JointTask, JointLoader]:
+    """Every loss term there is."""
+    torch.manual_seed(0)
+    model = SparseOccVLA(run.sizes)
+    anchors_m = torch.from_numpy(analytic_anchors().reshape(18, 6, 2))
+    task = JointTask(model, run.config, anchors_m, *[None] * 3)  # type: ignore[arg-type]
+    sampler = DrivingSampler(cache, texts, run.config.planning.driving, 0)
+    return task, JointLoader(run.scenes(cache), sampler)
+
+
+@pytest.mark.slow
+def test_losses_fall_on_one_batch(joint: tuple[JointTask, JointLoader]) -> None:
+    task, loader = joint
+    batch = loader.batch([(0, 1), (1, 2)])  # their whole future is known
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    history = []
+    for _ in range(30):
+        loss, values = reduce_terms(task(batch, 0), task.weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(values)
+    for name in ("points_1", "classes_1", "auxiliary_classes", "auxiliary_depth", "text", "score", "path"):
+        assert history[-1][name] < 0.9 * history[0][name], name
+    assert history[-1]["forecast_classes_0"] < history[0]["forecast_classes_0"]
+
+
+def test_gradients_reach_every_parameter(joint: tuple[JointTask, JointLoader]) -> None:
+    task, loader = joint
+    task.config = replace(
+        task.config,
+        planning=replace(
+            task.config.planning,
+            driving=replace(task.config.planning.driving, null_share=0.5, stale_share=0.3),
+        ),
+    )
+    for step in range(4):
+        places = places_of_step(step, 2, 9, 0)
+        reduce_terms(task(loader.batch(places), step), task.weights)[0].backward()
+    without = [name for name, p in task.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    assert [name for name in without if "null" not in name] == []
+
+
+def test_planner_and_language_model_reach_the_encoder(joint: tuple[JointTask, JointLoader]) -> None:
+    task, loader = joint
+    batch = loader.batch([(0, 1), (1, 2)])  # their whole future is known
+    for name in ("text", "score", "path"):
+        task.zero_grad()
+        term = task(batch, 0)[name]
+        (term.total / term.divisor.clamp(min=1)).backward()
+        grad = task.model.encoder.backbone.lateral[0].weight.grad
+        assert grad is not None, name
+        if name != "score":  # T_r may be the null token for both
+            assert grad.abs().sum() > 0, name
+
+
+def test_a_packed_question_is_answered_as_if_it_were_asked_alone(texts: Texts) -> None:
+    torch.manual_seed(0)
+    reasoner = Reasoner(MODEL.reasoner).eval()
+    features, points_m = torch.randn(2, 8, 16), torch.randn(2, 8, 32, 3) * 10
+    said = [("Is the number odd?", "yes", True), ("What is there?", "3 blocks on a road.", False)]
+    pack = texts.pack([said, said[1:]])
+    with torch.no_grad():
+        together = packed_pass(reasoner, features, points_m, pack)
+        alone = reasoner.prefill(features, points_m, torch.tensor(texts.planning))
+        assert torch.allclose(together.prefill.reasoning, alone.reasoning, atol=1e-5)
+        assert torch.allclose(together.prefill.occupancy, alone.occupancy, atol=1e-5)
+        logits, wanted = answer_logits(reasoner, together, pack)
+        whole = torch.tensor([texts.ids(prompt("plain", [Turn("Is the number odd?", "yes")]))])
+        open_length = len(texts.ids(prompt("plain", [Turn("Is the number odd?")])))
+        expected = reasoner.text_logits(features[:1], points_m[:1], whole, torch.ones_like(whole))
+    answer = whole[0, open_length:]
+    assert wanted[: len(answer)].tolist() == answer.tolist()
+    assert answer[-1] == texts.end_id
+    assert torch.allclose(logits[: len(answer)], expected[0, open_length - 1 : -1], atol=1e-5)
+    assert not torch.allclose(logits[: len(answer)], expected[0, open_length:], atol=1e-2)
+
+
+def test_training_sees_what_the_live_stack_sees(run: Run, cache: SampleCache) -> None:
+    """The same history and projections as ring buffer and backend, frame after frame."""
+    from sparseoccvla.config import MemoryConfig
+    from sparseoccvla.contracts import StageInfo
+    from sparseoccvla.memory import FeatureMemory
+    from sparseoccvla.runtime.torch_backend import TorchEncoder
+
+    torch.manual_seed(0)
+    net = Encoder(MODEL.encoder).eval()
+    backend = TorchEncoder(net, StageInfo("encoder", "", "", "", False, "", "torch", ""), half=False)
+    memory: FeatureMemory = FeatureMemory(MemoryConfig(), 2)
+    for index in range(3):
+        [seen] = cache.history(index, 1)
+        assert seen is not None
+        memory.add(seen.t0_ns, backend.extract(seen))
+        live = backend.decode(memory.select(seen.t0_ns)).queries
+        inputs = network_inputs(cache.history(index, 2), net.config.repeat_history)
+        with torch.no_grad():
+            trained = net(inputs.images_rgb[None].float(), *(part[None] for part in inputs[1:]))
+        assert np.allclose(live.features, trained.features[0], atol=1e-4)
+        assert np.allclose(live.points_base_m, trained.points_m[-1][0], atol=1e-4)
+    blind = inputs._replace(valid=torch.tensor([[1.0] * 6, [0.0] * 6]))
+    with torch.no_grad():
+        other = net(blind.images_rgb[None].float(), *(part[None] for part in blind[1:]))
+    assert not np.allclose(live.features, other.features[0], atol=1e-4)
+
+
+def test_pixels_follow_the_augmented_picture(run: Run, cache: SampleCache) -> None:
+    """A mirrored picture has mirrored labels; a plain one those of the file."""
+    from sparseoccvla.data.augment import AugmentationConfig
+
+    still = {"zoom_low": 1.0, "zoom_high": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    [plain] = cache.history(3, 1)
+    assert plain is not None
+    expected = stored_pixels(run.dataroot, *cache.source(3), plain, 8)
+    assert expected is not None
+    assert set(expected[0].unique().tolist()) >= {11, 17}
+    mirrored = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        [seen] = cache.history(3, 1, AugmentationConfig(**still, mirror=True), rng)
+        assert seen is not None
+        got = stored_pixels(run.dataroot, *cache.source(3), seen, 8)
+        assert got is not None
+        for camera in range(6):
+            same = torch.equal(got[0][camera], expected[0][camera])
+            flipped = torch.equal(got[0][camera].flip(-1), expected[0][camera])
+            assert same or flipped
+            mirrored += not same
+    assert mirrored > 4
+
+
+def test_a_data_set_without_pixels_teaches_from_its_voxels(tmp_path: Path) -> None:
+    bare = make_training_root(tmp_path / "bare", pixels=False)
+    run = a_run(bare, tmp_path / "run", write_settings(tmp_path))
+    batch = run.scenes(run.split("train")).batch([(0, 4)])
+    known = batch.pixel_classes != IGNORE
+    assert 0.02 < known.float().mean() < 0.9
+    assert (batch.pixel_depth_m[known] > 0).all()
+
+
+def test_processes_share_a_step_and_an_epoch_sees_every_sample_once() -> None:
+    whole = [places_of_step(step, 4, 10, 7) for step in range(5)]
+    for step, places in enumerate(whole):
+        halves = [places_of_step(step, 4, 10, 7, process, 2) for process in range(2)]
+        assert halves[0] + halves[1] == places
+    seen = [sample for places in whole for _, sample in places]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_batches_come_in_order_from_any_step_on() -> None:
+    batches = made_ahead(lambda step: step * step, 3, threads=2)
+    assert [next(batches) for _ in range(4)] == [9, 16, 25, 36]
+
+
+def test_the_rate_warms_up_and_ends_low() -> None:
+    schedule = ScheduleConfig(learning_rate=1.0, warmup_steps=10, last_rate=0.1)
+    assert rate_at(schedule, 0, 0.0) == pytest.approx(0.1)
+    assert rate_at(schedule, 50, 0.0) == pytest.approx(1.0)
+    assert rate_at(schedule, 50, 0.5) == pytest.approx(0.55)
+    assert rate_at(schedule, 50, 1.0) == pytest.approx(0.1)
+    with_clock, with_steps = Length(minutes=2), Length(steps=10)
+    assert with_clock.share_done(9, 60.0) == with_steps.share_done(5, 1e9) == 0.5
+
+
+def test_learned_queries_start_where_voxels_are() -> None:
+    net = Encoder(MODEL.encoder)
+    voxels_m = torch.tensor([[10.0, 5.0, 0.2], [-20.0, 8.0, 0.2], [0.0, -30.0, 3.0], [5.0, 0.0, 0.2]])
+    start_at(net, voxels_m.repeat(50, 1), 1.5, seed=0)
+    start_m = net.initial_points.detach() * net.extent_m + net.low_m
+    assert torch.allclose(start_m[start_m[:, 0].argsort()], voxels_m[voxels_m[:, 0].argsort()], atol=1e-3)
+    points_m = net.layers[-1].offsets[-1].bias.detach().view(-1, 3) * net.config.offset_scale
+    assert points_m[:, :2].std() == pytest.approx(1.5, rel=0.4)
+
+
+def test_the_tokenizer_reads_every_text_back(cache: SampleCache, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(train_tokenizer(texts_of(cache, "plain"), 320))
+    assert file.read_text() == train_tokenizer(texts_of(cache, "plain"), 320)
+    words = load_tokenizer(MODEL.reasoner.language, file)
+    for text in (prompt("plain", [Turn(PLANNING_QUESTION)]), "Zürich: 3 blocks, 80 % \u2713"):
+        assert words.decode(words(text).input_ids) == text
+    assert words("yes" + END_MARK).input_ids[-1] == words.eos_token_id
+    seen = len(words("What is there? 3 blocks on a road.").input_ids)
+    assert seen < len("What is there? 3 blocks on a road.") / 2  # words were learned
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def weights_after(out: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(out / "checkpoints" / "encoder.pt", weights_only=True)
+    return {**state["weights"], "step": torch.tensor(state["step"])}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_by_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(write_settings(root), checkpoint_minutes=0.0, validate_minutes=60.0)
+    whole, broken = a_run(root, tmp_path / "whole", config), a_run(root, tmp_path / "broken", config)
+    train("encoder", whole, Length(steps=6))
+    step_once = Loop._train_step
+
+    def fragile(self: Loop, batch: object, done: float) -> None:
+        if self.step == 3:
+            raise KilledError
+        step_once(self, batch, done)
+
+    monkeypatch.setattr(Loop, "_train_step", fragile)
+    with pytest.raises(KilledError):
+        train("encoder", broken, Length(steps=6))
+    monkeypatch.undo()
+    assert weights_after(broken.out)["step"] == 3
+    train("encoder", a_run(root, tmp_path / "broken", config), Length(steps=6))
+    expected, got = weights_after(whole.out), weights_after(broken.out)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    steps = [
+        json.loads(line)["step"]
+        for line in (broken.out / "metrics.jsonl").read_text().splitlines()
+        if "loss" in line
+    ]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(InputError, match="other settings"):
+        train("encoder", a_run(root, tmp_path / "broken", replace(config, seed=1)), Length(steps=6))
+
+
+@pytest.mark.slow
+def test_stages_follow_each_other_into_a_model_that_runs(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train --stage encoder with the same --out first"):
+        train("planning", a_run(root, tmp_path / "r"), Length(steps=1))
+    ids = []
+    for stage in ("encoder", "planning", "joint"):
+        run = a_run(root, tmp_path / "r")
+        train(stage, run, Length(steps=2))
+        ids.append(read_manifest(str(run.model_folder)).model_id)
+    assert len(set(ids)) == 3
+    source = ModelSource(model=str(tmp_path / "r" / "model"))
+    encoder, reasoner, planner = load_encoder(source), load_reasoner(source), load_planner(source)
+    assert encoder.info.trained
+    assert reasoner.info.trained
+    assert planner.info.requires_stage_id == encoder.info.stage_id
+    card = json.loads((tmp_path / "r" / "model" / "manifest.json").read_text())["card"]
+    assert set(card["figures"]) == set(card["training_seconds"]) == {"encoder", "planning", "joint"}
+    assert not any(str(tmp_path) in text for text in card["command"])
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    figures = [line for line in lines if "val/mIoU" in line]
+    assert {line["stage"] for line in figures} == {"encoder", "joint"}
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+
+
+def test_the_future_is_where_the_vehicle_will_have_gone(run: Run, cache: SampleCache, texts: Texts) -> None:
+    """10 m/s for a second on an arc: what lies 10 m ahead now is then at the vehicle."""
+    sampler = DrivingSampler(cache, texts, run.config.planning.driving, 0)
+    later = sampler.later(2, 1.0)
+    assert later == 4
+    there = sampler.label_from_base(2, later) @ np.array([10.0, 1.0, 0.0, 1.0])
+    assert np.abs(there[:2]).max() < 1.0
+    target = sampler.future(2, 1.0)
+    assert target is not None
+    assert target.bounded
+    assert not target.counts(torch.tensor([[60.0, 0.0, 1.0]])).any()
+    assert sampler.future(8, 1.0) is None
+
+
+def test_late_reasoning_comes_from_an_earlier_keyframe_of_the_scene(
+    run: Run, cache: SampleCache, texts: Texts
+) -> None:
+    config = replace(run.config.planning.driving, stale_share=1.0, null_share=0.0, sight_share=0.0)
+    samples, truth = DrivingSampler(cache, texts, config, 0).draw([(0, 6), (1, 0)])
+    assert len(samples) == 3  # the first keyframe of a scene has none before it
+    assert truth.reasoning_of.tolist() == [2, 1]
+    assert truth.reasoning_age_s[0] == pytest.approx(0.5 * (6 - samples[2]), abs=1e-3)
+    assert truth.reasoning_age_s[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not JSON"),
+        ('{"modle": "tiny"}', "has modle, wanted only model"),
+        ('{"encoder": {"schedule": {"batch": 0}}}', "ScheduleConfig.batch is 0, wanted 1 to 4096"),
+        ('{"precision": "fp8"}', "wanted one of bf16, fp32"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        read_training_config(file)
+
+
+@pytest.mark.slow
+def test_bad_runs_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="config/train/ has some"):
+        read_training_config(tmp_path / "nothing.json")
+    with pytest.raises(InputError, match="wanted one of teacher, encoder, planning, joint"):
+        train("encode", a_run(root, tmp_path / "r"), Length(steps=1))
+    dumb = make_training_root(tmp_path / "dumb", language=False)
+    run = a_run(dumb, tmp_path / "r2", write_settings(tmp_path))
+    train("encoder", run, Length(steps=1))
+    with pytest.raises(InputError, match="no texts for a tokenizer"):
+        train("planning", a_run(dumb, tmp_path / "r2", write_settings(tmp_path)), Length(steps=1))
+    wide = replace(MODEL, encoder=replace(MODEL.encoder, queries=12))
+    with pytest.raises(InputError, match="other sizes"):
+        train("planning", a_run(dumb, tmp_path / "r2", write_settings(tmp_path / "w", wide)), Length(steps=1))
+    (dumb / "gts" / "scene-0001" / "sample3" / "labels.npz").unlink()
+    bare = Run(write_settings(tmp_path), "c", dumb, None, tmp_path / "cache2", tmp_path / "r3")
+    with pytest.raises(InputError, match="has no occupancy label"):
+        train("encoder", bare, Length(steps=20))
+
+
+def test_the_shipped_settings_are_read_and_fit_the_model() -> None:
+    settings = read_training_config(Path(__file__).parents[2] / "config" / "train" / "tiny.json")
+    assert settings.model == "tiny"
+    assert settings.encoder.losses.drawn_points
+    assert SIZE
