@@ -99,7 +99,7 @@ def measure(name: str, options: Sequence[str] = ()) -> None:
         options = [*UNTRAINED, *options]
     drop_stale(ROOT / WORK / name / "predictions", read_manifest(MODELS[name]).model_id)
     controls = [word for control in CONTROLS for word in ("--shuffle", control)]
-    place = ["--model", MODELS[name], "--dataroot", DATAROOT, "--out", WORK / name]
+    place = ["--model", MODELS[name], "--dataroot", str(DATAROOT), "--out", str(WORK / name)]
     run("eval", "all", *place, *controls, *options)
     publish(name)
 
