@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -634,11 +635,11 @@ def files_of(root: Path, sample: str) -> dict[str, Any]:
     }
 
 
-def audit(folder: Path) -> tuple[list[Finding], list[Finding]]:
-    """Findings of all closed questions, and of all statements in open texts."""
+def audit(folder: Path, samples: Sequence[str] = ()) -> tuple[list[Finding], list[Finding]]:
+    """Findings of closed questions, and of statements in open texts, in some samples or in all."""
     root = Root(folder)
     closed, opened = [], []
-    for sample in root.row["sample"]:
+    for sample in samples or root.row["sample"]:
         keyframe, files = Keyframe(root, sample), files_of(folder, sample)
         for qa in files["vqa"]:
             if "type" in qa:

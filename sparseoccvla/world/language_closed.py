@@ -38,6 +38,7 @@ NEAR_M, FAR_M = 12.0, 18.0
 SIDE_M = 2.0
 APART_M = 1.5  # how much nearer than the next one the nearest must be
 COLOR_PIXELS = 60.0
+LEAST_RATE = 0.01  # answers that fewer keyframes offer are not asked for
 # Keyframes ask about this many questions of each type.
 WANTED = {
     "objects": 3.0, "side": 1.5, "count": 1.5, "color": 1.5, "distance": 1.5, "motion": 1.5,
@@ -92,7 +93,12 @@ def _chances(city: str) -> dict[tuple[str, str, str], float]:
     """Probability with which a fact of (type, slot, answer) is asked; what is not listed never is."""
     rates = json.loads(RATES_FILE.read_bytes())["rates"][city]
     chances: dict[tuple[str, str, str], float] = {}
-    for kind, slots in rates.items():
+    for kind, all_slots in rates.items():
+        # A very rare answer would silence the others to the same question.
+        common = {
+            s: {a: r for a, r in answers.items() if r >= LEAST_RATE} for s, answers in all_slots.items()
+        }
+        slots = {slot: answers for slot, answers in common.items() if len(answers) > 1}
         expected = sum(len(answers) * min(answers.values()) for answers in slots.values())
         gain = min(1.0, WANTED[kind] / expected)
         for slot, answers in slots.items():

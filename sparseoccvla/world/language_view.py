@@ -153,8 +153,8 @@ def look_around(scene: Scene, drive: Drive, stamp_ns: int, images: Sequence[Came
     t0_ns = images[0].stamp_ns
     world_from_base = drive.world_from_base(t0_ns)
     base_from_world = inverse(world_from_base)
-    crowd = _Crowd(scene, drive, stamp_ns, base_from_world, images)
-    ground = _GroundView(scene, world_from_base)
+    crowd = Crowd(scene, drive, stamp_ns, base_from_world, images)
+    ground = GroundView(scene, world_from_base)
     seconds = np.arange(0, HORIZON_S + _STEP_S / 2, _STEP_S)
     stamps = t0_ns + np.round(seconds * NS_PER_S).astype(np.int64)
     known = stamps[stamps <= drive.stamps_ns[-1]]
@@ -177,7 +177,9 @@ def look_around(scene: Scene, drive: Drive, stamp_ns: int, images: Sequence[Came
         turned_deg=_turned_deg(drive, t0_ns) if whole else None,
         command=drive.command_at(t0_ns),
         things=crowd.things,
-        what_if=tuple(_what_if(crowd, ground, drive, t0_ns, float(speeds[0]))) if whole else (),
+        what_if=tuple(what_ifs(crowd, ground, t0_ns, int(drive.stamps_ns[-1]), float(speeds[0])))
+        if whole
+        else (),
         causes=causes,
         hazard=True if causes else None if _anything_up(drive, t0_ns) else False,
     )
@@ -221,7 +223,7 @@ def _maybe_at(thing: SeenThing, place: str) -> bool:
             return side and AHEAD_DEG - EDGE_DEG < turned < BEHIND_DEG + EDGE_DEG
 
 
-class _Crowd:
+class Crowd:
     """The annotated things around, now and in the next seconds."""
 
     def __init__(
@@ -317,7 +319,7 @@ def _pixels(images: Sequence[CameraImage]) -> dict[int, float]:
     return most
 
 
-class _GroundView:
+class GroundView:
     """What the ground is made of, seen from above in base_link at t0."""
 
     def __init__(self, scene: Scene, world_from_base: Array):
@@ -409,9 +411,10 @@ def maneuver_path(maneuver: str, speed_mps: float) -> Array:
     return base
 
 
-def _what_if(crowd: _Crowd, ground: _GroundView, drive: Drive, t0_ns: int, speed_mps: float) -> list[WhatIf]:
+def what_ifs(crowd: Crowd, ground: GroundView, t0_ns: int, last_ns: int, speed_mps: float) -> list[WhatIf]:
+    """What would come of each maneuver; the motion of others is known until `last_ns`."""
     stamps = t0_ns + np.round(np.arange(0, TURN_S + _STEP_S / 2, _STEP_S) * NS_PER_S).astype(np.int64)
-    outlines = crowd.outlines(stamps[stamps <= drive.stamps_ns[-1]].tolist())
+    outlines = crowd.outlines(stamps[stamps <= last_ns].tolist())
     found = []
     for maneuver in ("straight", "left", "right"):
         if speed_mps < STRAIGHT_LEAST_MPS if maneuver == "straight" else speed_mps > TURN_MOST_MPS:
@@ -425,7 +428,7 @@ def _what_if(crowd: _Crowd, ground: _GroundView, drive: Drive, t0_ns: int, speed
     return found
 
 
-def _hit(crowd: _Crowd, path: Array, outlines: Array) -> tuple[bool | None, SeenThing | None]:
+def _hit(crowd: Crowd, path: Array, outlines: Array) -> tuple[bool | None, SeenThing | None]:
     """Whether the ego hits something on a path (T, 3), and what in plain sight it hits first."""
     offset = outlines.mean(axis=2) - path[:, None, :2]
     near = np.flatnonzero(np.hypot(offset[..., 0], offset[..., 1]).min(axis=0) < _REACH_M)
