@@ -17,6 +17,11 @@ The API, bottom up; everything is deterministic in the seed:
     drive.command_at(t_ns)                                  # contracts.Command; its source is "route"
     drive.boxes_at(t_ns)                                    # every annotated agent: Box, in the world frame
 
+    labeler = labels.Labeler(scene, rig)                    # for many keyframes, like the renderer
+    around = labeler.lidar.turn(drive, t_ns)                # .points (N, 5): x, y, z, intensity, ring
+    label = labeler.occupancy(drive, t_ns, images, around)  # .semantics, .mask_camera, .mask_lidar of Occ3D
+    visibility.Onlooker(drive, scene.stage, rig).shares(images.values())  # by instance; see `visibility`
+
     scene, drive = edits.apply(scene, drive, Edit.parse("remove=pedestrian-0"))  # all else stays
     Cameras(renderer, CameraEffects(noise=4)).picture(drive, "cam_front", stamp_ns, size)  # see `effects`
 
