@@ -1,6 +1,6 @@
 """Keyframes per second of `sparseoccvla world generate`, and samples per second of its loader.
 
-    python benchmarks/world.py --out benchmarks/world.json
+    python benchmarks/world.py
 
 Everything a keyframe has is made: six pictures, class and depth pictures, lidar, occupancy with masks, boxes,
 language. "steady" leaves out what happens once in a call, the start of its workers and the tables.
@@ -81,8 +81,10 @@ def load(root: Path, folder: Path, samples: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("world.json"))
     arguments = parser.parse_args()
+    if arguments.scenes <= WORKERS:
+        parser.error(f"--scenes is {arguments.scenes}, wanted more than the {WORKERS} workers")
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         roots = {size: Path(folder) / size for size in SIZES}
@@ -100,8 +102,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=2)
     print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    arguments.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
