@@ -87,7 +87,7 @@ class DrivingCheck:
 
     def _plans(self, minds: Minds, queries: Queries) -> dict[str, float]:
         """L2 in meters over 3 s of the chosen path, beside constant velocity; all and event frames."""
-        gaps: list[tuple[float, float, float, bool, bool]] = []
+        gaps: list[tuple[float, float, float, bool, bool, float]] = []
         device = minds.reasoner.reasoning_token.device
         for index in self._indices:
             truth = self._cache.truth(index)
@@ -123,6 +123,7 @@ class DrivingCheck:
                     _gap(still, future_m),
                     ends[0][1] == int(right),
                     truth.needs_sight,
+                    _gap(ends[0][0][:2], future_m[:2]),
                 )
             )
         if not gaps:
@@ -130,6 +131,7 @@ class DrivingCheck:
         table = np.array(gaps, float)
         event = table[:, 4] > 0
         figures = {
+            "L2_1s": float(table[:, 5].mean()),
             "L2_3s": float(table[:, 0].mean()),
             "L2_3s_null_token": float(table[:, 1].mean()),
             "L2_3s_constant_velocity": float(table[:, 2].mean()),

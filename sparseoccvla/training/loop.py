@@ -25,6 +25,7 @@ from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
 from sparseoccvla.training.losses import Term, reduce_terms
 from sparseoccvla.training.report import Report
 from sparseoccvla.training.schedule import rate_at
+from sparseoccvla.training.signs import failure_signs
 
 
 class Task(nn.Module):
@@ -110,6 +111,7 @@ class Loop:
             fused=accelerator.device.type == "cuda",
         )
         self.step, self.elapsed_s = 0, 0.0
+        self._figures: list[dict[str, float]] = []  # since this process began
         task.to(accelerator.device)
         self._resume()
         self._report = Report(out, stage, self.step, accelerator.is_main_process)
@@ -180,6 +182,9 @@ class Loop:
                 figures = self.task.validate()
             self.task.train()
             self._report.figures(self.step, figures, self.elapsed_s)
+            self._figures.append(figures)
+            for sign in failure_signs(self._figures):
+                self._report.remark(self.step, sign)
         self.accelerator.wait_for_everyone()
         return figures
 

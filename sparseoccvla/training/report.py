@@ -91,7 +91,7 @@ class Report:
         )  # fmt: skip
 
     def figures(self, step: int, figures: Mapping[str, Any], elapsed_s: float) -> None:
-        """Validation figures; texts are remarks for people."""
+        """Validation figures."""
         if not self._active:
             return
         self._write(step, elapsed_s, {f"val/{name}": value for name, value in figures.items()})
@@ -101,6 +101,12 @@ class Report:
         )
         self._console.print(f"{self._stage} {step} validation: {shown}", highlight=False, soft_wrap=True)
         self._last = (step, time.monotonic())
+
+    def remark(self, step: int, text: str) -> None:
+        """Something that looks wrong, in words."""
+        if self._active:
+            self._board.add_text("remark", text, step)
+            self._console.print(f"{self._stage} {step}: {text}", style="yellow", highlight=False)
 
     def _write(self, step: int, elapsed_s: float, line: Mapping[str, Any]) -> None:
         with self._file.open("a") as file:

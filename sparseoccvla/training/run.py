@@ -54,7 +54,7 @@ from sparseoccvla.weights import load_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STAGES = ("teacher", "encoder", "planning", "joint")
+STAGES = ("encoder", "planning", "joint")
 _CLUSTER_SAMPLES, _CLUSTER_VOXELS = 64, 300  # training keyframes, and voxels of each, that are clustered
 _RULE_SAMPLES = 32  # training keyframes that the voxel rule is tuned on
 

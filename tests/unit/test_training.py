@@ -2,7 +2,10 @@
 
 import json
 import math
-from dataclasses import replace
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
 from sparseoccvla.training.pixels import stored_pixels
 from sparseoccvla.training.run import Run, train
 from sparseoccvla.training.schedule import rate_at
+from sparseoccvla.training.signs import failure_signs
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
 from tests.training_root import MODEL, SIZE, make_training_root, write_settings
 
@@ -290,6 +294,35 @@ def test_a_killed_run_goes_on_bit_by_bit(root: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
+def test_two_processes_lose_what_one_loses_at_the_same_global_batch(root: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(asdict(write_settings(tmp_path))))
+    losses = []
+    for processes in (1, 2):
+        out = tmp_path / f"r{processes}"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+        launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m", "sparseoccvla"]
+        said = ["train", "--stage=encoder", f"--config={config}", f"--dataroot={root}", f"--out={out}"]
+        subprocess.run([*launch, *said, "--steps=3"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] != pytest.approx(losses[0][2], rel=1e-3)
+
+
+def test_failures_are_named_in_words() -> None:
+    rising = [{"mIoU": 0.05 + 0.01 * i, "CIDEr": 0.3} for i in range(5)]
+    assert "language does not follow" in failure_signs(rising)[0]
+    assert failure_signs([{**figures, "CIDEr": 0.3 + 0.05 * i} for i, figures in enumerate(rising)]) == []
+    far = [{"L2_1s": 0.3 - 0.02 * i, "L2_3s": 1.0 + 0.1 * i} for i in range(4)]
+    assert "ego state" in failure_signs(far)[0]
+    assert failure_signs([{"L2_1s": 0.3, "L2_3s": 1.0 - 0.1 * i} for i in range(4)]) == []
+    assert "they collapse onto the ground" in failure_signs([{"points_above_ground": 0.05}] * 3)[0]
+    assert failure_signs([{"points_above_ground": 0.3}] * 3) == []
+    assert failure_signs(rising[:2]) == []
+
+
+@pytest.mark.slow
 def test_stages_follow_each_other_into_a_model_that_runs(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train --stage encoder with the same --out first"):
         train("planning", a_run(root, tmp_path / "r"), Length(steps=1))
@@ -358,7 +391,7 @@ def test_bad_settings_are_refused(tmp_path: Path, content: str, said: str) -> No
 def test_bad_runs_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="config/train/ has some"):
         read_training_config(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match="wanted one of teacher, encoder, planning, joint"):
+    with pytest.raises(InputError, match="wanted one of encoder, planning, joint"):
         train("encode", a_run(root, tmp_path / "r"), Length(steps=1))
     dumb = make_training_root(tmp_path / "dumb", language=False)
     run = a_run(dumb, tmp_path / "r2", write_settings(tmp_path))
