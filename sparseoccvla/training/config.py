@@ -44,6 +44,11 @@ class EncoderTraining(Checked):
     last_layer_points: int = setting(
         0, "Points of each query of the last layer whose class is learned in a step; 0: all.", low=0
     )
+    teacher: str = setting("", "Folder or hub name of a CLIP to distill from; empty: none.")
+    distillation: str = setting(
+        "normalized", "How: with a LayerNorm on both sides, or raw.", choices=("normalized", "raw")
+    )
+    distillation_weight: float = setting(1.0, "Of the distillation.", low=0.0)
     auxiliary_weight: float = setting(1.0, "Of the 2-D head's class and depth.", low=0.0)
     initial_weight: float = setting(1.0, "Of the loss of the initial points.", low=0.0)
     earlier_layer_weight: float = setting(1.0, "Of the layers before the last.", low=0.0)

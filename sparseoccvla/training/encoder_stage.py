@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparseoccvla.encoder import Decoded, DecoderLayer, Encoder
 from sparseoccvla.training.batches import NetworkInputs, SceneBatch
 from sparseoccvla.training.config import EncoderTraining
+from sparseoccvla.training.distillation import Distillation, DistillationConfig, Teacher
 from sparseoccvla.training.loop import Task
 from sparseoccvla.training.losses import Term, auxiliary_terms, occupancy_terms
 from sparseoccvla.training.occupancy_check import OccupancyCheck
@@ -33,6 +34,12 @@ class EncoderTask(Task):
         )
         self._seed = seed
         self._check = check
+        self.teacher = Teacher(config.teacher) if config.teacher else None
+        self.distillation = (
+            Distillation(DistillationConfig(encoder.config.width, self.teacher.width, config.distillation))
+            if self.teacher
+            else None
+        )
 
     def forward(self, batch: SceneBatch, step: int) -> dict[str, Term]:
         """See `Task`."""
@@ -40,7 +47,18 @@ class EncoderTask(Task):
             self.encoder.config.points[-1], self.config.last_layer_points, self._seed, step
         )
         decoded = encode(self.encoder, batch.inputs, columns)
-        return encoder_terms(decoded, batch, self.config, columns)
+        terms = encoder_terms(decoded, batch, self.config, columns)
+        if self.teacher is not None and self.distillation is not None:
+            inputs = batch.inputs
+            terms["distillation"] = self.distillation(
+                decoded.features,
+                decoded.points_m[-1],
+                self.teacher(inputs.images_rgb[:, 0].float()),
+                inputs.image_from_base[:, 0],
+                inputs.valid[:, 0],
+                self.encoder.config.image_size_px,
+            )
+        return terms
 
     def validate(self) -> dict[str, float]:
         """See `Task`."""
@@ -77,7 +95,11 @@ def start_at(encoder: Encoder, voxels_m: Tensor, spread_m: float, seed: int) -> 
 
 def encoder_weights(config: EncoderTraining, layers: int) -> dict[str, float]:
     """Weights of the terms of `encoder_terms`."""
-    weights = {"points_initial": config.initial_weight, "auxiliary": config.auxiliary_weight}
+    weights = {
+        "points_initial": config.initial_weight,
+        "auxiliary": config.auxiliary_weight,
+        "distillation": config.distillation_weight,
+    }
     for layer in range(layers - 1):
         weights |= {
             f"points_{layer}": config.earlier_layer_weight,

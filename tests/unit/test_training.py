@@ -26,7 +26,7 @@ from sparseoccvla.runtime.manifest import read_manifest
 from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig, read_training_config
 from sparseoccvla.training.driving import DrivingSampler
-from sparseoccvla.training.encoder_stage import start_at
+from sparseoccvla.training.encoder_stage import EncoderTask, start_at
 from sparseoccvla.training.joint_stage import JointLoader, JointTask
 from sparseoccvla.training.loop import Length, Loop
 from sparseoccvla.training.losses import IGNORE, reduce_terms
@@ -109,6 +109,33 @@ def test_gradients_reach_every_parameter(joint: tuple[JointTask, JointLoader]) -
         reduce_terms(task(loader.batch(places), step), task.weights)[0].backward()
     without = [name for name, p in task.named_parameters() if p.grad is None or not (p.grad != 0).any()]
     assert [name for name in without if "null" not in name] == []
+
+
+def test_the_encoder_learns_from_a_teacher_that_itself_stays(
+    run: Run, cache: SampleCache, tmp_path: Path
+) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    clip = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    CLIPVisionModel(clip).save_pretrained(tmp_path / "clip")
+    stage = replace(run.config.encoder, teacher=str(tmp_path / "clip"))
+    torch.manual_seed(0)
+    task = EncoderTask(Encoder(MODEL.encoder), stage, 0, None)  # type: ignore[arg-type]
+    term = task(run.scenes(cache).batch([(0, 1), (1, 2)]), 0)["distillation"]
+    (term.total / term.divisor).backward()
+    grad = task.encoder.backbone.lateral[0].weight.grad
+    assert grad is not None
+    assert grad.abs().sum() > 0
+    assert all(p.grad is None for p in task.teacher.parameters())
+    with pytest.raises(InputError, match="no CLIP vision model"):
+        EncoderTask(Encoder(MODEL.encoder), replace(stage, teacher=str(tmp_path)), 0, None)  # type: ignore[arg-type]
 
 
 def test_planner_and_language_model_reach_the_encoder(joint: tuple[JointTask, JointLoader]) -> None:
