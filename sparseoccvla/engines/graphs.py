@@ -87,7 +87,7 @@ class ReasonerGraph(nn.Module):
     def __init__(self, net: Reasoner, queries: int, points: int, prompt_ids: Tensor) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("text", net.embed(prompt_ids))
+        self.register_buffer("text", net.embed(prompt_ids).detach())
         self.inputs = (
             TensorSpec("features", "float32", (queries, net.config.query_width)),
             TensorSpec("points_m", "float32", (queries, points, 3)),
