@@ -29,9 +29,6 @@ from sparseoccvla.contracts import FLAT_CLASSES, NUM_CLASSES, OCC3D_GRID
 from sparseoccvla.sampling import project, sample, stack_views, unstack_views
 from sparseoccvla.voxels import VoxelRule
 
-_SQUARE = 4  # side of the squares of picture cells that offer a seed
-SQUARE_CELLS = _SQUARE**2
-
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -60,6 +57,8 @@ class EncoderConfig:
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
+    lifted_scale_m: float = 0.0  # offset_scale of these points, whose depth is known; 0: the same
+    square: tuple[int, int] = (4, 4)  # rows and columns of picture cells that offer one seed
     point_class_width: int = 0  # class of each point from the picture where it falls
 
     # Quirks that public OPUS weights were trained with.
@@ -82,11 +81,15 @@ class EncoderConfig:
             )
         if self.seeded_queries and not self.auxiliary_width:
             raise ValueError("seeded_queries needs auxiliary_width: the seeds come from its depth")
-        if self.lifted_points and (not self.seeded_queries or self.points[-1] % SQUARE_CELLS):
+        if self.lifted_points and (not self.seeded_queries or self.points[-1] % self.square_cells):
             raise ValueError(
-                f"lifted_points needs seeded_queries and points in multiples of {SQUARE_CELLS}, "
+                f"lifted_points needs seeded_queries and points in multiples of {self.square_cells}, "
                 f"got {self.seeded_queries} and {self.points[-1]}"
             )
+
+    @property
+    def square_cells(self) -> int:
+        return self.square[0] * self.square[1]
 
     @property
     def levels(self) -> int:
@@ -230,6 +233,7 @@ class DecoderLayer(nn.Module):
         self.points_in = (1, *config.points)[index]
         self.points_out = config.points[index]
         self.offset_scale = config.offset_scale
+        self.lifted_share = config.lifted_scale_m / config.offset_scale if config.lifted_scale_m else 1.0
         self.position = nn.Sequential(
             nn.Linear(3 * self.points_in, width), nn.LayerNorm(width), nn.ReLU(),
             nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
@@ -264,7 +268,7 @@ class DecoderLayer(nn.Module):
         """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3).
 
         For `columns` see `Encoder.decode`; points of the last queries start on `lifted_m`
-        (B, S, SQUARE_CELLS, 3) instead of the old center.
+        (B, S, cells of a square, 3) instead of the old center.
         """
         features = features + self.position(points.flatten(2))
         points_m = points * extent_m + low_m
@@ -276,8 +280,10 @@ class DecoderLayer(nn.Module):
         offsets_m = self.offset_scale * self.offsets(features).float()
         start_m = center_m[:, :, None]
         if lifted_m is not None:
-            learned = start_m[:, : -lifted_m.shape[1]].expand(-1, -1, self.points_out, -1)
-            start_m = torch.cat([learned, lifted_m.repeat(1, 1, self.points_out // SQUARE_CELLS, 1)], dim=1)
+            count, cells = lifted_m.shape[1:3]
+            learned = start_m[:, :-count].expand(-1, -1, self.points_out, -1)
+            start_m = torch.cat([learned, lifted_m.repeat(1, 1, self.points_out // cells, 1)], dim=1)
+            offsets_m = torch.cat([offsets_m[:, :-count], self.lifted_share * offsets_m[:, -count:]], dim=1)
         out_m = start_m + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
         logits = self.classes(features, out_m.detach(), center_m, scene, columns)
         return LayerOutput(features, logits, (out_m - low_m) / extent_m)
@@ -418,7 +424,6 @@ class PointClasses(nn.Module):
     """Class of each point from its query, its place, and the newest picture where it falls."""
 
     _PICTURE_CHANNELS = 48
-    _PLACE = 7  # numbers that say where a point is
 
     def __init__(self, config: EncoderConfig, points: int) -> None:
         super().__init__()
@@ -427,7 +432,7 @@ class PointClasses(nn.Module):
         # No bias: the empty rows between stacked views stay empty.
         self.reduce = nn.Conv2d(config.width, self._PICTURE_CHANNELS, 1, bias=False)
         self.from_query = nn.Linear(config.width, width)
-        self.from_point = nn.Linear(self._PICTURE_CHANNELS + self._PLACE, width, bias=False)
+        self.from_point = nn.Linear(self._PICTURE_CHANNELS + 7, width, bias=False)
         self.out = nn.Linear(width, config.classes)
         _set_prior(self.out, config)
 
@@ -445,19 +450,15 @@ class PointClasses(nn.Module):
             self.config.image_size_px,
         )
         u, v, view, seen, _ = (part.view(batch, queries, points) for part in where)
-        # `from_point` works on [picture, place]. There are far fewer cells than points, and the product of
-        # a sample is the sample of products: its picture part is applied to the map.
-        of_picture, of_place = self.from_point.weight.split([self._PICTURE_CHANNELS, self._PLACE], dim=1)
-        maps = F.conv2d(self.reduce(scene.levels[0][:, 0]), of_picture[:, :, None, None]).float()
-        picture = sample(maps, u, v, view, self.config.cameras)  # (B, width, Q, R)
+        maps = self.reduce(scene.levels[0][:, 0]).float()
+        picture = sample(maps, u, v, view, self.config.cameras) * seen[:, None]  # (B, 48, Q, R)
         away_m = points_m - center_m[:, :, None]
-        place = torch.cat([points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1)  # (B, Q, R, 7)
-        # Channels first from here on, as the samples are.
-        hidden = (of_place @ place.flatten(1, 2).transpose(1, 2)).unflatten(-1, (queries, points))
-        hidden = hidden + self.from_query(features).transpose(1, 2)[..., None]
-        hidden = F.relu(hidden + picture * seen[:, None])
-        logits: Tensor = self.out(hidden.flatten(2).transpose(1, 2)).float()
-        return logits.unflatten(1, (queries, points))
+        point = torch.cat(
+            [picture.permute(0, 2, 3, 1), points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1
+        )  # (B, Q, R, 55)
+        hidden = F.relu(self.from_point(point) + self.from_query(features)[:, :, None])
+        logits: Tensor = self.out(hidden)
+        return logits.float()
 
 
 class AuxiliaryHead(nn.Module):
@@ -480,7 +481,7 @@ class AuxiliaryHead(nn.Module):
 class Seeds(nn.Module):
     """Start queries where the auxiliary head sees something that stands on the ground.
 
-    The picture is cut into squares of 4x4 cells; each offers its cell most surely not ground nor
+    The picture is cut into squares of a few cells; each offers its cell most surely not ground nor
     sky, and the surest squares become queries, lifted by their depth. Counts are fixed, so that it
     exports; no gradient passes through the choice.
     """
@@ -490,10 +491,10 @@ class Seeds(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        stride = config.backbone.strides[0] * _SQUARE
-        if config.image_size_px[0] % stride or config.image_size_px[1] % stride:
+        sides = [config.backbone.strides[0] * side for side in config.square]
+        if any(size % side for size, side in zip(config.image_size_px, sides, strict=True)):
             raise ValueError(
-                f"seeded_queries wants a picture of whole {stride} px squares, got {config.image_size_px}"
+                f"seeded_queries wants a picture of whole squares of {sides} px, got {config.image_size_px}"
             )
         self.feature = nn.Linear(config.backbone.pyramid_width, config.width)
         standing = torch.ones(NUM_CLASSES + 1)
@@ -503,15 +504,15 @@ class Seeds(nn.Module):
     def forward(
         self, level: Tensor, auxiliary: Auxiliary, base_from_image: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (B, S, 3) in meters, those of their squares (B, S, SQUARE_CELLS, 3), and features (B, S, C)
-        of the seeded queries.
+        """Points (B, S, 3) in meters, those of their squares (B, S, cells, 3), and features (B, S, C) of the
+        seeded queries.
         """
         batch, cameras, _, height, width = level.shape
         probability = (auxiliary.logits.softmax(dim=2) * self.standing).sum(dim=2)  # (B, N, H, W)
         probability = self._squares(probability * valid[..., None, None])  # (B, N * squares, cells)
         best, place = probability.max(dim=-1)
         chosen = best.topk(self.config.seeded_queries, dim=1).indices  # (B, S)
-        square = chosen[..., None].expand(-1, -1, SQUARE_CELLS)
+        square = chosen[..., None].expand(-1, -1, self.config.square_cells)
 
         every = torch.arange(cameras * height * width, device=level.device)
         every = every.view(1, cameras, height, width).expand(batch, -1, -1, -1)
@@ -532,10 +533,11 @@ class Seeds(nn.Module):
         return points_m, lifted_m, self.feature(cells.gather(1, seed))
 
     def _squares(self, cells: Tensor) -> Tensor:
-        """(B, N, H, W) as (B, N * squares, SQUARE_CELLS)."""
+        """(B, N, H, W) as (B, N * squares, cells)."""
         batch, cameras, height, width = cells.shape
-        cut = cells.reshape(batch, cameras, height // _SQUARE, _SQUARE, width // _SQUARE, _SQUARE)
-        return cut.transpose(3, 4).reshape(batch, -1, SQUARE_CELLS)
+        rows, columns = self.config.square
+        cut = cells.reshape(batch, cameras, height // rows, rows, width // columns, columns)
+        return cut.transpose(3, 4).reshape(batch, -1, rows * columns)
 
 
 def _set_prior(last: nn.Linear, config: EncoderConfig) -> None:

@@ -155,6 +155,24 @@ def test_points_of_seeded_queries_start_on_lifted_cells() -> None:
     assert spread[learned:].min() > 0.01
 
 
+def test_offsets_from_lifted_cells_have_a_scale_of_their_own() -> None:
+    config = replace(ROUND, points=(2, 16), lifted_points=True, square=(8, 2), offset_scale=2.0)
+    points_m = []
+    for scale_m in (0.0, 2.0, 0.2):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            points_m.append(
+                Encoder(replace(config, lifted_scale_m=scale_m)).eval()(*inputs(batch=1)).points_m[-1]
+            )
+    same, equal, small = points_m
+    assert torch.equal(same, equal)
+    learned = config.queries - config.seeded_queries
+    assert torch.equal(same[:, :learned], small[:, :learned])
+    assert not torch.allclose(same[:, learned:], small[:, learned:], atol=1e-2)
+    with pytest.raises(ValueError, match="multiples of 12"):
+        replace(config, square=(4, 3))
+
+
 def test_the_paper_size_decoder_has_the_published_parameters() -> None:
     with torch.device("meta"):
         net = Encoder(EncoderConfig())
