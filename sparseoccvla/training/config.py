@@ -59,6 +59,13 @@ class DrivingTraining(Checked):
     """What reasoner, forecaster and planner learn, in the stages `planning` and `joint`."""
 
     occupancy: OccupancyLossConfig = field(default_factory=OccupancyLossConfig)
+    spoken_share: float = setting(
+        1.0,
+        "Of the planned keyframes, those that the language model sees in a step; the rest is planned without "
+        "T_r, at a fraction of the cost.",
+        low=0.0,
+        high=1.0,
+    )
     questions: int = setting(8, "Asked about each keyframe in a step; they share the scene.", low=0, high=64)
     sight_share: float = setting(
         0.3, "Of keyframes drawn from those between a hazard's appearing and the driver's reacting.",

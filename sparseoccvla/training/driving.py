@@ -4,8 +4,8 @@ A step takes some keyframes, and for those whose T_r comes late the earlier keyf
 pass of the language model over all of them gives T_r, the forecaster's tokens and every answer.
 
 Dimension legend:
-    B keyframes that are planned    F keyframes in all, these first    Q queries    R points per query
-    C query width    D token width    A anchors    S steps
+    B keyframes that are planned    H keyframes that the language model sees    F keyframes in all
+    Q queries    R points per query    C query width    D token width    A anchors    S steps
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _NEAR_S = 0.15  # a future keyframe this near a horizon is the truth at it
 class DrivingTruth:
     """What is true of the keyframes of a step."""
 
-    pack: TextPack  # of F scenes
-    reasoning_of: Tensor  # (B,) which of the F keyframes T_r comes from
+    pack: TextPack  # of the H keyframes that the language model sees, the first of all
+    reasoning_of: Tensor  # (B,) which of these T_r comes from
     has_reasoning: Tensor  # (B,)
     reasoning_age_s: Tensor  # (B,)
     ego: Tensor  # (B, EGO_NUMBERS)
@@ -91,6 +91,7 @@ class DrivingSampler:
     def draw(self, places: Sequence[tuple[int, int]]) -> tuple[list[int], DrivingTruth]:
         """The F samples for (position in the run, sample) pairs, and what is true of them."""
         config = self._config
+        spoken = max(1, round(config.spoken_share * len(places)))
         now: list[int] = []
         late: list[int] = []
         reasoning_of, has, age_s, rngs = [], [], [], []
@@ -100,16 +101,19 @@ class DrivingSampler:
                 index = int(rng.choice(self._sight))
             kind, lag = rng.random(), int(rng.integers(1, config.stale_frames + 1))
             earlier = index - lag
-            stale = kind < config.stale_share and earlier >= 0 and self._scene[earlier] == self._scene[index]
+            silent = number >= spoken
+            stale = not silent and kind < config.stale_share and earlier >= 0
+            stale = stale and self._scene[earlier] == self._scene[index]
             now.append(index)
-            reasoning_of.append(len(places) + len(late) if stale else number)
+            reasoning_of.append(0 if silent else spoken + len(late) if stale else number)
             age_s.append((self._t0_ns[index] - self._t0_ns[earlier]) / NS_PER_S if stale else 0.0)
-            has.append(float(kind < 1 - config.null_share))
+            has.append(float(not silent and kind < 1 - config.null_share))
             if stale:
                 late.append(earlier)
             rngs.append(rng)
-        samples = now + late
-        asked = [self._conversation(index, rngs[i % len(rngs)]) for i, index in enumerate(samples)]
+        heard = now[:spoken] + late
+        samples = heard + now[spoken:]
+        asked = [self._conversation(index, rngs[i % len(rngs)]) for i, index in enumerate(heard)]
         truths = [self._cache.truth(index) for index in now]
         truth = DrivingTruth(
             self._texts.pack(asked),
@@ -121,7 +125,7 @@ class DrivingSampler:
             torch.from_numpy(np.stack([truth.future[:, :2] for truth in truths])).float(),
             torch.from_numpy(np.stack([truth.future_valid for truth in truths])),
             [
-                [self.future(index, horizon) for index in now[: config.forecast_samples]]
+                [self.future(index, horizon) for index in now[: min(spoken, config.forecast_samples)]]
                 for horizon in FORECAST_HORIZONS_S
             ],
             [draw_seed(self._seed, position) for position, _ in places],
@@ -193,13 +197,17 @@ def driving_terms(
         columns: which points of each query are forecast, None: all.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in truth.seeds]
-    said = packed_pass(reasoner, features, points_m, truth.pack)
+    heard = len(truth.pack.ids)
+    said = packed_pass(reasoner, features[:heard], points_m[:heard], truth.pack)
     terms = {"text": answer_term(*answer_logits(reasoner, said, truth.pack))}
     terms |= _future_terms(reasoner, features, points_m, said, truth, config, columns, generators)
-    count = len(truth.ego)
+    # Keyframes that only lend their T_r stand between those that are planned.
+    silent = len(features) - heard
+    spoken = len(truth.ego) - silent
+    planned = torch.cat([torch.arange(spoken), torch.arange(heard, len(features))]).to(features.device)
     inputs = PlannerInputs(
-        features[:count],
-        points_m[:count],
+        features[planned],
+        points_m[planned],
         truth.ego,
         said.prefill.reasoning[truth.reasoning_of],
         truth.has_reasoning,

@@ -312,7 +312,9 @@ def train_joint(run: Run, length: Length) -> None:
         _driving_check(run, validation, texts, anchors[0], sizes),
         QueriesOf(validation, model.encoder, run.precision),
     )
-    sampler = DrivingSampler(train, texts, config.planning.driving, config.seed)
+    # Pictures cost more here than words: the language model sees every keyframe.
+    driving = replace(config.planning.driving, spoken_share=1.0)
+    sampler = DrivingSampler(train, texts, driving, config.seed)
     loader = JointLoader(run.scenes(train), sampler)
     loop = run.loop("joint", task, loader.batch, len(train), stage.schedule, length)
     figures = loop.run()

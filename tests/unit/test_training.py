@@ -25,7 +25,7 @@ from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
 from sparseoccvla.runtime.manifest import read_manifest
 from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig, read_training_config
-from sparseoccvla.training.driving import DrivingSampler
+from sparseoccvla.training.driving import DrivingSampler, driving_terms
 from sparseoccvla.training.encoder_stage import EncoderTask, start_at
 from sparseoccvla.training.joint_stage import JointLoader, JointTask
 from sparseoccvla.training.loop import Length, Loop
@@ -396,6 +396,24 @@ def test_late_reasoning_comes_from_an_earlier_keyframe_of_the_scene(
     assert truth.reasoning_of.tolist() == [2, 1]
     assert truth.reasoning_age_s[0] == pytest.approx(0.5 * (6 - samples[2]), abs=1e-3)
     assert truth.reasoning_age_s[1] == 0
+
+
+def test_keyframes_without_words_are_planned_with_the_null_token(
+    joint: tuple[JointTask, JointLoader], run: Run, cache: SampleCache, texts: Texts
+) -> None:
+    config = replace(
+        run.config.planning.driving, spoken_share=0.5, stale_share=1.0, null_share=0.0, sight_share=0.0
+    )
+    samples, truth = DrivingSampler(cache, texts, config, 0).draw([(0, 6), (1, 5), (2, 1), (3, 2)])
+    assert samples[:2] + samples[4:] == [6, 5, 1, 2]
+    assert len(truth.pack.ids) == 4
+    assert truth.has_reasoning.tolist() == [1, 1, 0, 0]
+    assert truth.reasoning_of.tolist() == [2, 3, 0, 0]
+    model = joint[0].model
+    features, points_m = torch.randn(6, 8, 16), torch.randn(6, 8, 32, 3)
+    anchors_m = torch.from_numpy(analytic_anchors().reshape(18, 6, 2))
+    terms = driving_terms(model.reasoner, model.planner, features, points_m, truth, config, anchors_m, None)
+    assert terms["path"].divisor == truth.future_valid.float().cumprod(dim=1).sum()
 
 
 @pytest.mark.parametrize(
