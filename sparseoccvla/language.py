@@ -108,7 +108,7 @@ def add_lora(model: nn.Module, config: LanguageConfig) -> None:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Fold adapters into the matrices they adapt, in place, and drop them: the same numbers, fewer products."""
+    """Fold adapters into the matrices they adapt, in place, and drop them: equal numbers, fewer products."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
