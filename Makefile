@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup venv engines demo check test bench results lock clean
+.PHONY: help setup venv engines demo check test bench retrain results lock clean
 
 python := .venv/bin/python
 in_ros := $(python) -m tools.ros_env
@@ -35,6 +35,9 @@ test: setup ## check, and the ros, parity and slow tests
 
 bench: setup ## measure; results in benchmarks/*.json
 	@for script in benchmarks/*.py; do $(in_ros) $(python) $$script || exit 1; done
+
+retrain: venv ## train the tiny model anew, on generated data; hours, goes on after a kill
+	@$(python) -m tools.retrain
 
 results: venv ## measure the shipped model; docs/results.md
 	@$(python) -m tools.results
