@@ -27,7 +27,7 @@ def main() -> None:
     )
     minutes = parser.parse_args().minutes
     generate()
-    place = ["--config", CONFIG, "--dataroot", DATAROOT, "--out", OUT]
+    place: list[str | Path] = ["--config", CONFIG, "--dataroot", DATAROOT, "--out", OUT]
     for stage, length in zip(STAGES, minutes, strict=True):
         run("train", "--stage", stage, *place, "--minutes", f"{length:g}")
 
