@@ -20,6 +20,7 @@ def load(name: str) -> dict[str, Any]:
 def table() -> str:
     """The lines between the marks."""
     latency, bags, metrics = load("latency"), load("bags"), load("metrics")
+    world = load("world")["generate"]
     whole = latency["camera_to_ms"]["trajectory"]
     speed = metrics["figures"]["speed"]
     rows = [
@@ -41,6 +42,11 @@ def table() -> str:
             "metrics",
         ),
         ("CIDEr of 50,000 answers", f"{speed['cider_50000_answers_s']:.1f} s", "metrics"),
+        (
+            "world data set: keyframes of 352x128 / 704x396 with lidar, labels and language",
+            f"{world['352x128']['keyframes_per_s']:.1f}/s, {world['704x396']['keyframes_per_s']:.1f}/s",
+            "world",
+        ),
     ]
     lines = ["| measured on 2 cores | value | command |", "|---|---|---|"]
     lines += [f"| {what} | {value} | `benchmarks/{name}.py` |" for what, value, name in rows]
