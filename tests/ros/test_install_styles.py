@@ -90,7 +90,9 @@ class Shell:
         )
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["bash", "-c", self.script, *command], start_new_session=True)
+        # Whoever runs the tests as a background job hands down that SIGINT is ignored.
+        listening = ["env", "--default-signal=INT"]
+        return subprocess.Popen([*listening, "bash", "-c", self.script, *command], start_new_session=True)
 
 
 @pytest.fixture
