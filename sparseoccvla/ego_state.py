@@ -26,6 +26,7 @@ from sparseoccvla.geometry import (
     yaw_of,
 )
 
+SPEED_UNIT_MPS, ACCELERATION_UNIT_MPS2, YAW_RATE_UNIT_RADPS = 10.0, 3.0, 0.3  # of `ego_numbers`
 MOTION_NUMBERS = 6  # of `ego_numbers`: those of the present
 POSE_NUMBERS = 4  # those of each past pose
 EGO_NUMBERS = MOTION_NUMBERS + POSE_NUMBERS * len(PAST_POSE_TIMES_S)
@@ -202,7 +203,13 @@ def ego_numbers(ego: EgoState) -> NDArray[np.float32]:
     Order: speed, acceleration, yaw rate, steering, motion valid, steering valid; then x, y, yaw,
     valid for each of PAST_POSE_TIMES_S.
     """
-    motion = np.array([ego.speed_mps / 10, ego.acceleration_mps2 / 3, ego.yaw_rate_radps / 0.3])
+    motion = np.array(
+        [
+            ego.speed_mps / SPEED_UNIT_MPS,
+            ego.acceleration_mps2 / ACCELERATION_UNIT_MPS2,
+            ego.yaw_rate_radps / YAW_RATE_UNIT_RADPS,
+        ]
+    )
     valid = np.array([ego.motion_valid, ego.steering_valid], float)
     steering = [ego.steering_rad / 0.3 * valid[1]]
     past_valid = ego.past_valid[:, None].astype(float)

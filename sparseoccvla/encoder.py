@@ -57,9 +57,11 @@ class EncoderConfig:
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
+    lifted_spread: float = 0.0  # along the ray of their cell: depth times exp(-spread) to exp(spread)
     lifted_scale_m: float = 0.0  # offset_scale of these points, whose depth is known; 0: the same
     square: tuple[int, int] = (4, 4)  # rows and columns of picture cells that offer one seed
     point_class_width: int = 0  # class of each point from the picture where it falls
+    surface_cue: bool = False  # and from what the 2-D head sees there, and how far before the point
 
     # Quirks that public OPUS weights were trained with.
     opus_level_weights: bool = False  # level weights of another group, chosen by the frame
@@ -85,6 +87,10 @@ class EncoderConfig:
             raise ValueError(
                 f"lifted_points needs seeded_queries and points in multiples of {self.square_cells}, "
                 f"got {self.seeded_queries} and {self.points[-1]}"
+            )
+        if self.surface_cue and not (self.auxiliary_width and self.point_class_width):
+            raise ValueError(
+                "surface_cue needs auxiliary_width and point_class_width: it brings one to the other"
             )
 
     @property
@@ -129,6 +135,7 @@ class Scene(NamedTuple):
     levels: list[Tensor]  # L x (B, T, C, N * (H + 2), W), newest frame first
     image_from_base: Tensor  # (B, T, N, 4, 4)
     valid: Tensor  # (B, T, N)
+    surface: Tensor | None  # stacked (B, NUM_CLASSES + 2, N * (H + 2), W), see `_surface`
 
 
 class Encoder(nn.Module):
@@ -174,7 +181,6 @@ class Encoder(nn.Module):
                 class head works point by point, and there are more points than a loss looks at.
         """
         config, batch = self.config, valid.shape[0]
-        scene = Scene(levels, image_from_base, valid)
         points = self.initial_points.expand(batch, -1, -1)  # (B, Q, 3)
         features = points.new_zeros(batch, len(self.initial_points), config.width)
         auxiliary = lifted_m = None
@@ -185,6 +191,8 @@ class Encoder(nn.Module):
                 seeds_m, lifted_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
                 points = torch.cat([points, (seeds_m - self.low_m) / self.extent_m], dim=1)
                 features = torch.cat([features, seed_features], dim=1)
+        surface = _surface(auxiliary) if auxiliary is not None and config.surface_cue else None
+        scene = Scene(levels, image_from_base, valid, surface)
         points = points[:, :, None]  # (B, Q, R=1, 3)
         initial_m = self._meters(points)
         logits, points_m = [], []
@@ -268,7 +276,7 @@ class DecoderLayer(nn.Module):
         """One layer on features (B, Q, C) and normalized points (B, Q, Rin, 3).
 
         For `columns` see `Encoder.decode`; points of the last queries start on `lifted_m`
-        (B, S, cells of a square, 3) instead of the old center.
+        (B, S, Rout, 3) instead of the old center.
         """
         features = features + self.position(points.flatten(2))
         points_m = points * extent_m + low_m
@@ -280,9 +288,9 @@ class DecoderLayer(nn.Module):
         offsets_m = self.offset_scale * self.offsets(features).float()
         start_m = center_m[:, :, None]
         if lifted_m is not None:
-            count, cells = lifted_m.shape[1:3]
+            count = lifted_m.shape[1]
             learned = start_m[:, :-count].expand(-1, -1, self.points_out, -1)
-            start_m = torch.cat([learned, lifted_m.repeat(1, 1, self.points_out // cells, 1)], dim=1)
+            start_m = torch.cat([learned, lifted_m], dim=1)
             offsets_m = torch.cat([offsets_m[:, :-count], self.lifted_share * offsets_m[:, -count:]], dim=1)
         out_m = start_m + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
         logits = self.classes(features, out_m.detach(), center_m, scene, columns)
@@ -325,7 +333,7 @@ class Sampling(nn.Module):
         where = project(places_m.flatten(1, 3), scene.image_from_base, scene.valid, config.image_size_px)
         shape = (batch, frames, queries, groups, places)
         u, v, view, seen, valid = (
-            part.view(shape).transpose(2, 3).flatten(0, 2) for part in where
+            part.view(shape).transpose(2, 3).flatten(0, 2) for part in where[:-1]
         )  # (B*T*G, Q, P)
 
         weight = self.level_weight(features).float().view(batch, queries, groups, places, config.levels)
@@ -421,9 +429,15 @@ class QueryClasses(nn.Module):
 
 
 class PointClasses(nn.Module):
-    """Class of each point from its query, its place, and the newest picture where it falls."""
+    """Class of each point from its query, its place, and the newest picture where it falls.
+
+    With `surface_cue` also from what the 2-D head says there: classes, and how far before or behind the
+    seen surface the point lies. A depth is a guess, so points are offered before and behind it, and this
+    tells how likely each is.
+    """
 
     _PICTURE_CHANNELS = 48
+    _GAP_SCALES = (0.05, 0.2)  # of log depth, at which being near the surface counts
 
     def __init__(self, config: EncoderConfig, points: int) -> None:
         super().__init__()
@@ -432,7 +446,8 @@ class PointClasses(nn.Module):
         # No bias: the empty rows between stacked views stay empty.
         self.reduce = nn.Conv2d(config.width, self._PICTURE_CHANNELS, 1, bias=False)
         self.from_query = nn.Linear(config.width, width)
-        self.from_point = nn.Linear(self._PICTURE_CHANNELS + 7, width, bias=False)
+        cues = NUM_CLASSES + 2 + len(self._GAP_SCALES) if config.surface_cue else 0
+        self.from_point = nn.Linear(self._PICTURE_CHANNELS + cues + 7, width, bias=False)
         self.out = nn.Linear(width, config.classes)
         _set_prior(self.out, config)
 
@@ -449,9 +464,18 @@ class PointClasses(nn.Module):
             scene.valid[:, :1],
             self.config.image_size_px,
         )
-        u, v, view, seen, _ = (part.view(batch, queries, points) for part in where)
+        u, v, view, seen, _, depth_m = (part.view(batch, queries, points) for part in where)
         maps = self.reduce(scene.levels[0][:, 0]).float()
-        picture = sample(maps, u, v, view, self.config.cameras) * seen[:, None]  # (B, 48, Q, R)
+        if scene.surface is None:
+            picture = sample(maps, u, v, view, self.config.cameras)  # (B, 48, Q, R)
+        else:
+            maps = torch.cat([maps, scene.surface], dim=1)
+            height, width = maps.shape[-2] // self.config.cameras - 2, maps.shape[-1]
+            # The 2-D head speaks for the centers of cells, and depth jumps from one to the next.
+            u = ((u * width - 0.5) / (width - 1)).clamp(0.0, 1.0)
+            v = ((v * height - 0.5) / (height - 1)).clamp(0.0, 1.0)
+            picture = self._with_gaps(sample(maps, u, v, view, self.config.cameras), depth_m)
+        picture = picture * seen[:, None]
         away_m = points_m - center_m[:, :, None]
         point = torch.cat(
             [picture.permute(0, 2, 3, 1), points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1
@@ -459,6 +483,12 @@ class PointClasses(nn.Module):
         hidden = F.relu(self.from_point(point) + self.from_query(features)[:, :, None])
         logits: Tensor = self.out(hidden)
         return logits.float()
+
+    def _with_gaps(self, picture: Tensor, depth_m: Tensor) -> Tensor:
+        """What was sampled, its last channel, log depth, made the gap to each point in a few scales."""
+        gap = depth_m.clamp(min=0.1).log() - picture[:, -1]  # (B, Q, R)
+        near = [(-gap.abs() / scale).exp() for scale in self._GAP_SCALES]
+        return torch.cat([picture[:, :-1], torch.stack([gap.clamp(-2.0, 2.0), *near], dim=1)], dim=1)
 
 
 class AuxiliaryHead(nn.Module):
@@ -487,6 +517,7 @@ class Seeds(nn.Module):
     """
 
     standing: Tensor
+    depth_share: Tensor  # (points of a cell, 1, 1)
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -497,6 +528,11 @@ class Seeds(nn.Module):
                 f"seeded_queries wants a picture of whole squares of {sides} px, got {config.image_size_px}"
             )
         self.feature = nn.Linear(config.backbone.pyramid_width, config.width)
+        copies = config.points[-1] // config.square_cells if config.lifted_points else 1
+        spread = config.lifted_spread if copies > 1 else 0.0
+        self.register_buffer(
+            "depth_share", torch.linspace(-spread, spread, copies).exp().view(-1, 1, 1), persistent=False
+        )
         standing = torch.ones(NUM_CLASSES + 1)
         standing[[*FLAT_CLASSES, NUM_CLASSES]] = 0
         self.register_buffer("standing", standing.view(-1, 1, 1), persistent=False)
@@ -504,8 +540,8 @@ class Seeds(nn.Module):
     def forward(
         self, level: Tensor, auxiliary: Auxiliary, base_from_image: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (B, S, 3) in meters, those of their squares (B, S, cells, 3), and features (B, S, C) of the
-        seeded queries.
+        """Points (B, S, 3) in meters, where the points of their squares start (B, S, R or cells, 3), and
+        features (B, S, C) of the seeded queries.
         """
         batch, cameras, _, height, width = level.shape
         probability = (auxiliary.logits.softmax(dim=2) * self.standing).sum(dim=2)  # (B, N, H, W)
@@ -521,16 +557,20 @@ class Seeds(nn.Module):
         image_height, image_width = self.config.image_size_px
         u = ((index % width) + 0.5) * (image_width / width)
         v = ((index // width) % height + 0.5) * (image_height / height)
-        rays = torch.stack([u * depth_m, v * depth_m, depth_m, torch.ones_like(depth_m)], dim=-1)
         camera = index[..., :1] // (height * width)  # (B, S, 1)
         matrices = base_from_image.float().flatten(2).gather(1, camera.expand(-1, -1, 16))
-        with torch.autocast(rays.device.type, enabled=False):  # pixels need more than bf16
-            lifted_m = (rays @ matrices.unflatten(-1, (4, 4)).transpose(-1, -2))[..., :3].detach()
         place = place.gather(1, chosen)[..., None]  # (B, S, 1)
-        points_m = lifted_m.gather(2, place[..., None].expand(-1, -1, -1, 3)).squeeze(2)
+        with torch.autocast(depth_m.device.type, enabled=False):  # pixels need more than bf16
+            # In these coordinates a ray is a line through the camera at depth 0.
+            rays = torch.stack([u, v, torch.ones_like(depth_m)], dim=-1) * depth_m[..., None]
+            rotation, camera_m = matrices.unflatten(-1, (4, 4))[..., :3, :].split([3, 1], dim=-1)
+            away_m = (rays @ rotation.transpose(-1, -2)).detach()  # (B, S, cells, 3)
+            camera_m = camera_m.transpose(-1, -2)  # (B, S, 1, 3)
+            points_m = away_m.gather(2, place[..., None].expand(-1, -1, -1, 3)) + camera_m
+            lifted_m = (away_m[:, :, None] * self.depth_share).flatten(2, 3) + camera_m
         cells = level.transpose(2, 4).transpose(2, 3).flatten(1, 3)  # (B, N*H*W, C)
         seed = index.gather(2, place).expand(-1, -1, cells.shape[-1])
-        return points_m, lifted_m, self.feature(cells.gather(1, seed))
+        return points_m.squeeze(2), lifted_m, self.feature(cells.gather(1, seed))
 
     def _squares(self, cells: Tensor) -> Tensor:
         """(B, N, H, W) as (B, N * squares, cells)."""
@@ -538,6 +578,12 @@ class Seeds(nn.Module):
         rows, columns = self.config.square
         cut = cells.reshape(batch, cameras, height // rows, rows, width // columns, columns)
         return cut.transpose(3, 4).reshape(batch, -1, rows * columns)
+
+
+def _surface(auxiliary: Auxiliary) -> Tensor:
+    """What the 2-D head says, as a stacked map of class probabilities and log depth; no gradient."""
+    said = torch.cat([auxiliary.logits.softmax(dim=2), auxiliary.log_depth[:, :, None]], dim=2)
+    return stack_views(said.detach())
 
 
 def _set_prior(last: nn.Linear, config: EncoderConfig) -> None:

@@ -23,8 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseoccvla.connector import PointEncoding
-from sparseoccvla.contracts import NUM_STEPS, PAST_POSE_TIMES_S
-from sparseoccvla.ego_state import EGO_NUMBERS, MOTION_NUMBERS, POSE_NUMBERS
+from sparseoccvla.contracts import NUM_STEPS, PAST_POSE_TIMES_S, STEP_S
+from sparseoccvla.ego_state import (
+    ACCELERATION_UNIT_MPS2,
+    EGO_NUMBERS,
+    MOTION_NUMBERS,
+    POSE_NUMBERS,
+    SPEED_UNIT_MPS,
+    YAW_RATE_UNIT_RADPS,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class PlannerConfig:
     instruction_tokens: int = 4  # T_r is cut into so many for the decoder to choose from
     score_with_ego: bool = False  # the paper's scorer knows T_r and the anchors only
     look_along_path: bool = False  # attention to a query falls with its distance from the path
+    keep_on_cue: bool = False  # scorer and decoder know how far a candidate is from keeping on
     diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -49,6 +57,9 @@ class PlannerConfig:
     # is clamped: a faster vehicle leaves [-1, 1] and stays a number.
     forward_m: tuple[float, float] = (-1.0, 22.5)
     sideways_m: tuple[float, float] = (-6.0, 6.0)
+
+
+_KEPT_ON_NUMBERS = 2 * NUM_STEPS * 2  # of `keep_on`
 
 
 class PlannerInputs(NamedTuple):
@@ -69,6 +80,7 @@ class Context(NamedTuple):
     center_m: Tensor  # (B, Q, 2)
     ego: Tensor  # (B, 1 + past poses, W)
     instruction: Tensor  # (B, instruction tokens, W)
+    kept_on_m: Tensor  # (B, 2, S, 2) see `keep_on`
 
 
 class Planner(nn.Module):
@@ -196,7 +208,7 @@ class ContextEncoder(nn.Module):
         told = told + self.age(inputs.reasoning_age_s[:, None])[:, None]
         has = inputs.has_reasoning[:, None, None]
         instruction = has * told + (1 - has) * self.null  # (B, instruction tokens, W)
-        return Context(scene, inputs.points_m.mean(dim=2)[..., :2], ego, instruction)
+        return Context(scene, inputs.points_m.mean(dim=2)[..., :2], ego, instruction, keep_on(motion))
 
 
 class Scorer(nn.Module):
@@ -207,6 +219,7 @@ class Scorer(nn.Module):
         width = config.width
         self.with_ego = config.score_with_ego
         self.anchor = nn.Sequential(nn.Linear(2 * NUM_STEPS, width), nn.ReLU(), nn.Linear(width, width))
+        self.gap = nn.Linear(_KEPT_ON_NUMBERS, width, bias=False) if config.keep_on_cue else None
         parts = config.instruction_tokens + 1 + self.with_ego * (1 + len(PAST_POSE_TIMES_S))
         self.net = nn.Sequential(
             nn.Linear(parts * width, width),
@@ -223,9 +236,11 @@ class Scorer(nn.Module):
         if self.with_ego:
             told = torch.cat([told, context.ego.flatten(1)], dim=1)
         batch, anchors = len(told), len(anchor)
-        pairs = torch.cat(
-            [told[:, None].expand(-1, anchors, -1), anchor.expand(batch, -1, -1)], dim=-1
-        )  # (B, A, parts * W)
+        candidate = anchor.expand(batch, -1, -1)
+        if self.gap is not None:
+            gap_m = anchors_m[None, :, None] - context.kept_on_m[:, None]  # (B, A, 2, S, 2)
+            candidate = candidate + self.gap(gap_m.flatten(2) / 5.0)
+        pairs = torch.cat([told[:, None].expand(-1, anchors, -1), candidate], dim=-1)  # (B, A, parts * W)
         logits: Tensor = self.net(pairs).squeeze(-1)
         return logits.float()
 
@@ -243,6 +258,9 @@ class DiffusionDecoder(nn.Module):
         super().__init__()
         width = config.width
         inputs = NUM_STEPS * 2 * (1 + 2 * self._FREQUENCIES)
+        self.keep_on_cue = config.keep_on_cue
+        if config.keep_on_cue:
+            inputs += _KEPT_ON_NUMBERS
         self.width = width
         self.query = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width))
         self.time = nn.Sequential(nn.Linear(width, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
@@ -267,7 +285,11 @@ class DiffusionDecoder(nn.Module):
         """
         paths_m = diffusion.paths_m(noisy)
         places = sinusoids(paths_m / 10.0, self._FREQUENCIES).flatten(2)  # (B, A, S * 2 * 2F)
-        query = self.query(torch.cat([noisy.flatten(2), places], dim=-1))  # (B, A, W)
+        parts = [noisy.flatten(2), places]
+        if self.keep_on_cue:
+            gap = noisy[:, :, None] - diffusion.normalized_offsets(context.kept_on_m)[:, None]
+            parts.append(4.0 * gap.flatten(2))
+        query = self.query(torch.cat(parts, dim=-1))  # (B, A, W)
         time = self.time(sinusoids(t[:, None] / 10.0, self.width // 2))  # (B, W)
         # (B, A, S, Q) -> (B, A, Q): how near the path comes to each query.
         gap_m = (paths_m[:, :, :, None] - context.center_m[:, None, None]).norm(dim=-1).amin(dim=2)
@@ -326,6 +348,20 @@ class CrossAttention(nn.Module):
         mixed = logits.softmax(dim=-1) @ v
         update: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, count, width))
         return update
+
+
+def keep_on(motion: Tensor) -> Tensor:
+    """Paths (B, 2, S, 2) in meters if speed, and if acceleration, stays as in `motion` (B, MOTION_NUMBERS).
+
+    A vehicle that brakes stops. The yaw rate stays, at standstill too: nothing moves then.
+    """
+    units = motion.new_tensor([SPEED_UNIT_MPS, ACCELERATION_UNIT_MPS2, YAW_RATE_UNIT_RADPS])
+    speed, acceleration, yaw_rate = (motion[:, :3] * units).split(1, dim=-1)
+    middle_s = STEP_S * (torch.arange(NUM_STEPS, device=motion.device) + 0.5)
+    changed = torch.maximum(speed + acceleration * middle_s, speed.clamp(max=0.0))
+    speeds = torch.stack([speed.expand_as(changed), changed], dim=1)  # (B, 2, S)
+    yaw = (yaw_rate * middle_s)[:, None]
+    return (STEP_S * torch.stack([speeds * yaw.cos(), speeds * yaw.sin()], dim=-1)).cumsum(dim=2)
 
 
 def sinusoids(x: Tensor, frequencies: int) -> Tensor:

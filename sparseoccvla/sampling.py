@@ -28,6 +28,7 @@ class Projection(NamedTuple):
     view: Tensor  # (B, T, K) camera, a whole number as float
     seen: Tensor  # (B, T, K) 1 where a valid camera sees the point, else 0
     valid: Tensor  # (B, T, K) 1 where that camera takes part, seeing the point or not, else 0
+    depth_m: Tensor  # (B, T, K) along that camera's axis
 
 
 def stack_views(level: Tensor) -> Tensor:
@@ -80,6 +81,7 @@ def project(
             view,
             seen,
             valid.float().gather(2, index),
+            depth.gather(2, index[:, :, None]).squeeze(2),
         )
 
 

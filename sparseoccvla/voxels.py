@@ -34,6 +34,18 @@ class VoxelRule:
     max_points_per_voxel: int = 10  # the first so many are averaged
     closing: bool = True  # fill one-voxel gaps: 3x3x3 dilation, then erosion
     flat_spread: float = 0.0  # share of a flat voxel's score that its 4 horizontal neighbors get
+    standing_threshold: float = 0.0  # of classes that are not flat; 0: the same threshold
+
+    def handicaps(self) -> NDArray[np.float32]:
+        """Factors (17,) of the scores that let one threshold serve all classes.
+
+        Where a thing stands is never as sure as where the ground is: by IoU a voxel is worth keeping from
+        about half the IoU that its class reaches.
+        """
+        standing = self.threshold / self.standing_threshold if self.standing_threshold else 1.0
+        factors = np.full(NUM_CLASSES, standing, np.float32)
+        factors[list(FLAT_CLASSES)] = 1.0
+        return factors
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ def voxelize(points: OccupancyPoints, rule: VoxelRule, grid: VoxelGrid = OCC3D_G
 
     Order matters where a voxel holds more than `max_points_per_voxel`: the first are averaged.
     """
+    factors = rule.handicaps()
+    points = OccupancyPoints(points.points_base_m, points.class_scores * factors)
     flat, scores = _mean_scores(points, rule, grid)  # (V,), (V, K)
     if rule.closing:
         flat, scores = _closed(flat, scores, rule.threshold, grid.shape)
@@ -67,7 +81,7 @@ def voxelize(points: OccupancyPoints, rule: VoxelRule, grid: VoxelGrid = OCC3D_G
     if rule.flat_spread:
         flat, labels, best = _spread_flat(flat, labels, best, rule, grid.shape)
     indices = np.stack(np.unravel_index(flat, grid.shape), axis=1).astype(np.uint8)
-    return Voxels(indices, labels, best.astype(np.float32))
+    return Voxels(indices, labels, (best / factors[labels]).astype(np.float32))
 
 
 def _mean_scores(

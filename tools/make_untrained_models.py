@@ -28,7 +28,7 @@ TINY = ModelConfig(
         image_size_px=(128, 352),
         frames=2,
         backbone=BackboneConfig("small", 24, (32, 64, 128), (1, 1, 1), TINY_WIDTH),
-        queries=128,
+        queries=160,
         width=TINY_WIDTH,
         sampling_points=8,
         ffn_width=256,
@@ -39,9 +39,13 @@ TINY = ModelConfig(
         free_class=True,
         least_spread_m=(2.0, 0.5),
         auxiliary_width=64,
-        seeded_queries=64,
+        seeded_queries=96,
+        square=(8, 4),
         lifted_points=True,
+        lifted_spread=0.15,
+        lifted_scale_m=0.3,
         point_class_width=64,
+        surface_cue=True,
     ),
     reasoner=ReasonerConfig(
         query_width=TINY_WIDTH,
@@ -66,6 +70,7 @@ TINY = ModelConfig(
         ffn_width=256,
         score_with_ego=True,
         look_along_path=True,
+        keep_on_cue=True,
     ),
 )
 

@@ -134,7 +134,7 @@ class Distillation(nn.Module):
         where = project(
             points_m.detach().flatten(1, 2), image_from_base[:, None], valid[:, None], image_size_px
         )
-        u, v, view, seen, _ = (part.view(batch, queries, points) for part in where)
+        u, v, view, seen, *_ = (part.view(batch, queries, points) for part in where)
         read = sample(stack_views(teacher_map), u, v, view, teacher_map.shape[1])  # (B, E, Q, R)
         count = seen.sum(dim=-1)  # (B, Q)
         mean = (read * seen[:, None]).sum(dim=-1) / count.clamp(min=1)[:, None]  # (B, E, Q)

@@ -126,16 +126,25 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
+_THRESHOLDS = (0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5)
+
+
 def tuned_rule(scored: Sequence[ScoredPoints], rule: VoxelRule) -> tuple[VoxelRule, float]:
-    """The rule with the threshold and flat spread that give the best mIoU on training scenes."""
-    best = (rule, -1.0)
-    for flat_spread in (0.0, 0.35, 0.5, 0.7):
-        for threshold in (0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5):
-            tried = replace(rule, threshold=threshold, flat_spread=flat_spread)
-            metric = OccupancyMetric(Mask.CAMERA, Convention.SPARSEOCC)
-            for one in scored:
-                metric.update(voxel_labels(one, tried), one.label.semantics, one.label.camera_mask)
-            value = metric.result()["mIoU"] or 0.0
-            if value > best[1]:
-                best = (tried, value)
-    return best
+    """The rule with thresholds and flat spread that give the best mIoU on training scenes."""
+    rule = replace(rule, standing_threshold=0.0)
+    common = [
+        replace(rule, threshold=threshold, flat_spread=flat_spread)
+        for flat_spread in (0.0, 0.35, 0.5, 0.7)
+        for threshold in _THRESHOLDS
+    ]
+    rule, value = max(((tried, _mean_iou(scored, tried)) for tried in common), key=lambda found: found[1])
+    apart = [replace(rule, standing_threshold=threshold) for threshold in (0.03, *_THRESHOLDS)]
+    better = max(((tried, _mean_iou(scored, tried)) for tried in apart), key=lambda found: found[1])
+    return better if better[1] > value else (rule, value)
+
+
+def _mean_iou(scored: Sequence[ScoredPoints], rule: VoxelRule) -> float:
+    metric = OccupancyMetric(Mask.CAMERA, Convention.SPARSEOCC)
+    for one in scored:
+        metric.update(voxel_labels(one, rule), one.label.semantics, one.label.camera_mask)
+    return metric.result()["mIoU"] or 0.0

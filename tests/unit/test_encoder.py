@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from sparseoccvla.backbone import BackboneConfig
 from sparseoccvla.contracts import FREE_CLASS, NUM_CLASSES, EncoderInput
-from sparseoccvla.encoder import Auxiliary, Encoder, EncoderConfig, Seeds
+from sparseoccvla.encoder import Auxiliary, Encoder, EncoderConfig, Scene, Seeds, _surface
 from sparseoccvla.training.losses import (
     OccupancyLossConfig,
     OccupancyTarget,
@@ -171,6 +172,47 @@ def test_offsets_from_lifted_cells_have_a_scale_of_their_own() -> None:
     assert not torch.allclose(same[:, learned:], small[:, learned:], atol=1e-2)
     with pytest.raises(ValueError, match="multiples of 12"):
         replace(config, square=(4, 3))
+
+
+def test_lifted_points_lie_before_and_behind_their_cell_on_its_ray() -> None:
+    torch.manual_seed(0)
+    config = replace(ROUND, points=(2, 48), lifted_points=True, lifted_spread=0.3)
+    _, _, base_from_image, valid = inputs(batch=1)
+    logits = torch.randn(1, 6, NUM_CLASSES + 1, 8, 16)
+    said = Auxiliary(logits, torch.full((1, 6, 8, 16), 12.0).log())
+    level = torch.randn(1, 6, 32, 8, 16)
+    _, lifted_m, _ = Seeds(config)(level, said, base_from_image, valid[:, 0])
+    before_m, on_m, behind_m = lifted_m[0].unflatten(1, (3, 16)).unbind(dim=1)  # (S, cells, 3)
+    camera_m = base_from_image[0, :, :3, 3]
+    ray = on_m[:, :, None] - camera_m  # (S, cells, N, 3)
+    for points_m, share in ((before_m, -0.3), (behind_m, 0.3)):
+        off_m = (points_m[:, :, None] - camera_m - math.exp(share) * ray).norm(dim=-1)
+        assert off_m.amin(dim=-1).max() < 1e-3  # of one of the cameras
+    flat = Seeds(replace(config, lifted_spread=0.0))(level, said, base_from_image, valid[:, 0])[1]
+    assert torch.allclose(flat[:, :, :16], flat[:, :, 16:32])  # the control
+
+
+def test_a_point_on_the_seen_surface_differs_from_one_behind_it() -> None:
+    torch.manual_seed(0)
+    config = replace(ROUND, surface_cue=True)
+    net = Encoder(config).eval()
+    classes = net.layers[-1].classes
+    images, image_from_base, base_from_image, valid = inputs(batch=1)
+    with torch.no_grad():
+        decoded = net(images, image_from_base, base_from_image, valid)
+        levels = [torch.stack([level, level], dim=1) for level in net.extract(images[:, 0])]
+        said = decoded.auxiliary
+        depth_m = torch.full_like(said.log_depth, 10.0)
+        points_m = torch.tensor([[[[10.0, 0.0, 1.0], [12.0, 0.0, 1.0]]]])
+
+        def near(seen_at_m: float) -> torch.Tensor:
+            surface = _surface(said._replace(log_depth=depth_m.new_full(depth_m.shape, seen_at_m).log()))
+            scene = Scene(levels, image_from_base, valid, surface)
+            return classes(torch.zeros(1, 1, 32), points_m, points_m.mean(dim=2), scene, None)
+
+        assert not torch.allclose(near(10.0), near(12.0), atol=1e-4)
+    with pytest.raises(ValueError, match="surface_cue needs auxiliary_width and point_class_width"):
+        replace(config, point_class_width=0)
 
 
 def test_the_paper_size_decoder_has_the_published_parameters() -> None:

@@ -7,12 +7,13 @@ import torch
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.contracts import EgoState
 from sparseoccvla.ego_state import EGO_NUMBERS, ego_numbers
-from sparseoccvla.planner import Diffusion, Planner, PlannerConfig, PlannerInputs
+from sparseoccvla.geometry import arc_pose
+from sparseoccvla.planner import Diffusion, Planner, PlannerConfig, PlannerInputs, keep_on
 from sparseoccvla.training.losses import reduce_terms, score_term, trajectory_term
 
 torch.set_num_threads(1)
 PAPER = PlannerConfig(query_width=16, token_width=24, width=32, heads=4, ffn_width=32)
-ROUND = replace(PAPER, score_with_ego=True, look_along_path=True)
+ROUND = replace(PAPER, score_with_ego=True, look_along_path=True, keep_on_cue=True)
 ANCHORS = torch.from_numpy(analytic_anchors()).flatten(0, 1)
 BOTH = pytest.mark.parametrize("config", [PAPER, ROUND], ids=["paper", "round"])
 
@@ -60,6 +61,36 @@ def test_a_linear_schedule_would_have_other_noise() -> None:
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     noise = (1 - torch.cumprod(1 - betas, 0)).sqrt()
     assert abs(noise[20].item() - 0.05195) > 1e-3
+
+
+def moving(speed_mps: float, acceleration_mps2: float, yaw_rate_radps: float) -> EgoState:
+    return replace(
+        EgoState.fake(0),
+        speed_mps=speed_mps,
+        acceleration_mps2=acceleration_mps2,
+        yaw_rate_radps=yaw_rate_radps,
+        motion_valid=True,
+    )
+
+
+def kept_on(ego: EgoState) -> torch.Tensor:
+    return keep_on(torch.from_numpy(ego_numbers(ego))[None, :6])[0]
+
+
+def test_keeping_on_is_constant_velocity_or_constant_acceleration() -> None:
+    ego = moving(8.0, 1.5, 0.2)
+    steady, changing = kept_on(ego)
+    arc = [arc_pose(8.0 * 0.5 * step, 0.2 * 0.5 * step)[:2] for step in range(1, 7)]
+    assert torch.allclose(steady, torch.from_numpy(np.array(arc)).float(), atol=0.05)
+    length_m = changing.diff(dim=0, prepend=torch.zeros(1, 2)).norm(dim=-1).sum()
+    assert length_m.item() == pytest.approx(8.0 * 3 + 1.5 * 3**2 / 2, abs=1e-3)
+
+
+def test_who_brakes_stops_and_does_not_turn_back() -> None:
+    _, braking = kept_on(moving(2.0, -4.0, 0.0))
+    assert braking[:, 0].diff().abs().max() < 0.01
+    _, backing = kept_on(moving(-1.0, 0.0, 0.0))
+    assert backing[-1, 0].item() == pytest.approx(-3.0, abs=1e-4)
 
 
 def test_offsets_and_paths_undo_each_other() -> None:

@@ -82,6 +82,18 @@ def test_ground_spreads_to_free_neighbors_and_never_over_objects() -> None:
     }
 
 
+def test_classes_that_stand_may_have_a_threshold_of_their_own() -> None:
+    scores = np.zeros((4, NUM_CLASSES), np.float32)
+    scores[0, CAR], scores[1, CAR], scores[2, ROAD] = 0.2, 0.1, 0.2
+    scores[3, [CAR, ROAD]] = 0.2, 0.25  # both are half of what they need, the car a little more
+    points_m = np.array([[1, 1, 1], [5, 1, 1], [9, 1, 1], [13, 1, 1]], np.float32)
+    rule = VoxelRule(threshold=0.3, closing=False, standing_threshold=0.15)
+    found = voxelize(OccupancyPoints(points_m, scores), rule)
+    assert found.labels.tolist() == [CAR, CAR]
+    assert found.scores == pytest.approx([0.2, 0.2])
+    assert not len(voxelize(OccupancyPoints(points_m, scores), replace(rule, standing_threshold=0.0)).labels)
+
+
 def test_strays_of_a_query_are_dropped() -> None:
     points = np.zeros((1, 10, 3), np.float32)
     points[0, 0, 0] = 5.0
