@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla.contracts import CAMERA_NAMES, FREE_CLASS, NUM_CLASSES
 from sparseoccvla.metrics.polygons import rectangles_touch
 from sparseoccvla.world import CameraRig, Drive, Renderer, Scene, rollout
 from sparseoccvla.world.ego import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 SIZE_PX = (176, 96)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla.contracts import NS_PER_S
 from sparseoccvla.errors import InputError
@@ -14,21 +13,13 @@ from sparseoccvla.world import CameraImage, CameraRig, Drive, Renderer, Scene, r
 from sparseoccvla.world.edits import Edit, apply, edited_scene
 from sparseoccvla.world.motion import matrices_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 SIZE_PX = (352, 198)
 SECONDS = 7.0
 HAZARD = "crossing-0"
 TRUCK = "stopped_truck-0"
 RIG = CameraRig.nuscenes_like()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

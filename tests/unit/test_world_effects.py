@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla.contracts import CAMERA_NAMES
 from sparseoccvla.data.cache import CacheConfig
@@ -19,19 +18,11 @@ from sparseoccvla.world.effects import CameraEffects, Cameras
 from sparseoccvla.world.generate import generate
 from sparseoccvla.world.roots import Request, RootOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 SIZE_PX = (176, 99)
 RIG = CameraRig.nuscenes_like()
 FIELDS = ("rgb", "class_ids", "depth_m", "instance_ids")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

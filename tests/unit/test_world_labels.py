@@ -20,18 +20,12 @@ from sparseoccvla.world.labels import Labeler, OccupancyTruth
 from sparseoccvla.world.lidar import BASE_FROM_LIDAR, Panorama
 from sparseoccvla.world.visibility import Onlooker, lidar_points_in, visibility_level
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 SIZE_PX = (352, 128)
 VOXEL_M = OCC3D_GRID.voxel_size_m
 Array = NDArray[np.float64]
 both_cities = pytest.mark.parametrize(("seed", "city"), [(3, "rightville"), (5, "leftville")])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

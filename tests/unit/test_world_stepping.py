@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla.contracts import CAMERA_NAMES, NS_PER_S, NUM_STEPS, STEP_S, Command, ContractError
 from sparseoccvla.errors import InputError
@@ -15,19 +14,11 @@ from sparseoccvla.world.effects import CameraEffects
 from sparseoccvla.world.simulate import MAX_BRAKING_MPS2
 from sparseoccvla.world.world import Observation, Outcome, World, future_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 SIZE_PX = (64, 36)
 TRUCK = (15, "leftville")  # a truck stands in the lane
 STANDING = np.zeros((NUM_STEPS, 3))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
