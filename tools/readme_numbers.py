@@ -1,4 +1,4 @@
-"""The table of measured figures in README.md, made from benchmarks/*.json.
+"""The tables of measured figures in README.md, made from benchmarks/*.json and docs/results/tiny/*.json.
 
 python -m tools.readme_numbers      writes it
 """
@@ -11,6 +11,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- numbers: python -m tools.readme_numbers -->", "<!-- end of numbers -->"
+LEARNED = "tiny"
+
+
+KINDS = ("occupancy", "planning", "language")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -53,11 +57,63 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def learned() -> str:
+    """What the shipped model has learned, beside rows that need no eyes; "" before it has."""
+    folder = ROOT / "docs" / "results" / LEARNED
+    if not folder.exists():
+        return ""
+    of = {kind: json.loads((folder / f"{kind}.json").read_text()) for kind in KINDS}
+    occupancy, language = of["occupancy"]["figures"]["rows"], of["language"]["figures"]["rows"]
+    planning = of["planning"]["figures"]
+    everywhere, events = planning["rows"]["all frames"], planning["rows"]["event frames"]
+    edits = planning["cause_and_effect"]
+    rows = []
+    for key, what in (
+        ("mIoU", "occupancy, mIoU in view of the cameras"),
+        ("mIoU_objects", "of vehicles, pedestrians, buildings, vegetation"),
+    ):
+        prior, shuffled = occupancy["static prior"][key], occupancy["pictures shuffled"][key]
+        blind = f"static prior {prior:.3f}, pictures shuffled {shuffled:.3f}"
+        rows.append((what, f"{occupancy['model'][key]:.3f}", blind))
+    for where, what in (
+        (everywhere, "path, mean distance over 1, 2, 3 s"),
+        (
+            events,
+            f"on {planning['n_event_frames']} frames between a hazard's appearing and the expert's reacting",
+        ),
+    ):
+        blind = ", ".join(f"{row} {where[row]['L2_avg']:.2f} m" for row in ("ego-only", "constant velocity"))
+        rows.append((what, f"{where['model']['L2_avg']:.2f} m", blind))
+    rows.append(
+        (
+            "plans that change by 1 m when the hazard is taken away",
+            f"{edits['hazard_removed']['changed']['1m']:.0%}",
+            f"something irrelevant {edits['irrelevant']['changed']['1m']:.0%}",
+        )
+    )
+    closed = {row: figures["closed"]["accuracy_mean_of_types"] for row, figures in language.items()}
+    rows.append(
+        (
+            "closed questions, mean of types",
+            f"{closed['model']:.0%}",
+            ", ".join(f"{row} {closed[row]:.0%}" for row in ("majority answer", "pictures shuffled")),
+        )
+    )
+    n = of["occupancy"]["n"]
+    lines = [
+        f"| `tiny` on {n:,} unseen keyframes of both cities (`make results`) | model | without eyes |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {what} | {value} | {blind} |" for what, value, blind in rows]
+    return "\n".join(lines)
+
+
 def with_table(text: str) -> str:
     """README text with the table of today."""
     head, rest = text.split(START)
     _, tail = rest.split(END)
-    return f"{head}{START}\n{table()}\n{END}{tail}"
+    tables = "\n\n".join(part for part in (learned(), table()) if part)
+    return f"{head}{START}\n{tables}\n{END}{tail}"
 
 
 def main() -> None:
