@@ -18,6 +18,16 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def untrained_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without weights: a backend gives it random ones of its seed."""
+    from tools.make_untrained_models import TINY, write_model
+
+    folder = tmp_path_factory.mktemp("untrained") / "tiny"
+    write_model(folder, TINY, "tests")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def one_torch_thread() -> Iterator[None]:
     """Small renderings are fastest with one thread, and far slower with two where something else runs."""
