@@ -1,7 +1,7 @@
 """Occupancy queries to tokens of a language model: Q_L plus a 3-D position encoding, through an MLP.
 
 Dimension legend:
-    B batch    Q queries    R points per query    C query width    D token width
+    B batch    Q queries    R points per query    C query width    D token width    N pooled tokens
 """
 
 from __future__ import annotations
@@ -64,3 +64,24 @@ class Connector(nn.Module):
         """Tokens (B, Q, D) of Q_L (B, Q, C) and P_L (B, Q, R, 3)."""
         tokens: Tensor = self.net(self.norm(features + self.position(points_m)))
         return tokens
+
+
+class Pooling(nn.Module):
+    """Occupancy tokens mixed linearly to fewer, which makes the prompt short, and the way back.
+
+    One learned matrix serves both ways. Its rows start orthonormal, so that the way back then gives
+    what the mix has kept.
+    """
+
+    def __init__(self, queries: int, tokens: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.empty(tokens, queries))
+        nn.init.orthogonal_(self.mix)
+
+    def forward(self, occupancy: Tensor) -> Tensor:
+        """Pooled tokens (B, N, D) of occupancy tokens (B, Q, D)."""
+        return self.mix @ occupancy
+
+    def spread(self, pooled: Tensor) -> Tensor:
+        """A state (B, Q, D) for each query of the states (B, N, D) of the pooled tokens."""
+        return self.mix.T @ pooled

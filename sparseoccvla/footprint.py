@@ -102,7 +102,7 @@ def _reasoner_parts(config: ReasonerConfig, queries: int) -> list[Part]:
     with torch.device("meta"):
         around = Reasoner(replace(config, language=small))
     own = _weights(around) - _weights(around.language)
-    length = queries + config.global_tokens + _TEXT_TOKENS
+    length = (config.pooled_tokens or queries) + config.global_tokens + _TEXT_TOKENS
     cache = 2 * language.layers * length * language.width * _dtype_bytes(language)
     return [
         Part(f"language model ({language.dtype})", "reasoner", language_bytes(language)),

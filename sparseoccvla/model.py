@@ -40,6 +40,11 @@ def read_config(path: Path) -> ModelConfig:
         got = getattr(config, stage).query_width
         if got != width:
             raise InputError(f"{path}: {stage}.query_width is {got}, the encoder's width is {width}")
+    if config.reasoner.pooled_tokens and config.reasoner.queries != config.encoder.queries:
+        raise InputError(
+            f"{path}: tokens of {config.reasoner.queries} reasoner.queries are pooled, the encoder has "
+            f"{config.encoder.queries}; set both the same"
+        )
     token = config.reasoner.language.width
     if config.planner.token_width != token:
         raise InputError(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparseoccvla.connector import Connector, ConnectorConfig
+from sparseoccvla.connector import Connector, ConnectorConfig, Pooling
 from sparseoccvla.contracts import NUM_GLOBAL_TOKENS, OCC3D_GRID
 from sparseoccvla.forecaster import Forecaster, ForecasterConfig, ForecastStep
 from sparseoccvla.language import LanguageConfig, build_language_model
@@ -32,6 +32,8 @@ class ReasonerConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     prompt_style: str = "vicuna"  # or "plain"
     query_order: str = "encoder"  # or "morton": neighbors in space become neighbors in the prompt
+    pooled_tokens: int = 0  # that occupancy tokens are mixed to for the language model, 0: one a query
+    queries: int = 600  # of the encoder; read where tokens are pooled
     forecast_point_width: int = 128
     forecast_free_class: bool = False
 
@@ -40,7 +42,8 @@ class Prefill(NamedTuple):
     """What one pass over the planning prompt gives."""
 
     reasoning: Tensor  # (B, D) T_r
-    occupancy: Tensor  # (B, Q, D) hidden states at the occupancy tokens, in the encoder's order
+    # (B, Q, D) hidden states at the occupancy tokens, or what pooled ones spread, in the encoder's order.
+    occupancy: Tensor
 
 
 class Reasoner(nn.Module):
@@ -52,6 +55,7 @@ class Reasoner(nn.Module):
         self.language = build_language_model(config.language)
         width = config.language.width
         self.connector = Connector(ConnectorConfig(config.query_width, width))
+        self.pooling = Pooling(config.queries, config.pooled_tokens) if config.pooled_tokens else None
         # As large as word embeddings are at the start, so that no token drowns the others.
         self.global_tokens = nn.Parameter(0.02 * torch.randn(config.global_tokens, width))
         self.reasoning_token = nn.Parameter(0.02 * torch.randn(width))
@@ -65,11 +69,16 @@ class Reasoner(nn.Module):
         )
 
     def prefix(self, features: Tensor, points_m: Tensor) -> Tensor:
-        """Occupancy and global tokens (B, Q + 12, D) of Q_L (B, Q, C) and P_L (B, Q, R, 3)."""
+        """Occupancy and global tokens (B, Q + 12, D) of Q_L (B, Q, C) and P_L (B, Q, R, 3).
+
+        Where tokens are pooled there are `pooled_tokens` instead of Q.
+        """
         occupancy = self.connector(features, points_m)
         if self.config.query_order == "morton":
             order = morton_order(points_m)[..., None].expand_as(occupancy)
             occupancy = occupancy.gather(1, order)
+        if self.pooling is not None:
+            occupancy = self.pooling(occupancy)
         tokens = torch.cat([occupancy, self.global_tokens.expand(len(features), -1, -1)], dim=1)
         return tokens.to(self.language.dtype)
 
@@ -79,16 +88,23 @@ class Reasoner(nn.Module):
 
     def prefill_embedded(self, features: Tensor, points_m: Tensor, text: Tensor) -> Prefill:
         """`prefill` with the prompt as word embeddings (I, D)."""
-        batch, queries = features.shape[:2]
+        batch = len(features)
         prefix = self.prefix(features, points_m)
         text = text.expand(batch, -1, -1)
         last = self.reasoning_token.to(prefix.dtype).expand(batch, 1, -1)
         hidden = self.hidden(torch.cat([prefix, text, last], dim=1)).float()
-        occupancy = hidden[:, :queries]
+        return Prefill(hidden[:, -1], self.occupancy_states(hidden, points_m))
+
+    def occupancy_states(self, hidden: Tensor, points_m: Tensor) -> Tensor:
+        """`Prefill.occupancy` from the hidden states (B, length, D) of a prompt that begins with `prefix`."""
+        if self.pooling is None:
+            occupancy = hidden[:, : points_m.shape[1]]
+        else:
+            occupancy = self.pooling.spread(hidden[:, : self.config.pooled_tokens])
         if self.config.query_order == "morton":
             order = morton_order(points_m)[..., None].expand_as(occupancy)
             occupancy = torch.zeros_like(occupancy).scatter(1, order, occupancy)
-        return Prefill(hidden[:, -1], occupancy)
+        return occupancy
 
     def forecast(self, features: Tensor, points_m: Tensor, occupancy: Tensor) -> tuple[ForecastStep, ...]:
         """The forecast from Q_L, P_L and `Prefill.occupancy`."""

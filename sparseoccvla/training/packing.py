@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
-from sparseoccvla.reasoner import Prefill, Reasoner, morton_order
+from sparseoccvla.reasoner import Prefill, Reasoner
 from sparseoccvla.training.losses import NO_TEXT, Term
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ def packed_pass(reasoner: Reasoner, features: Tensor, points_m: Tensor, pack: Te
         points_m: P_L (B, Q, R, 3).
         pack: what is said about each scene.
     """
-    queries = features.shape[1]
     prefix = reasoner.prefix(features, points_m)  # (B, P, D)
     text = reasoner.embed(pack.ids)
     at = torch.arange(text.shape[1], device=text.device) == pack.reasoning_at
@@ -141,10 +140,7 @@ def packed_pass(reasoner: Reasoner, features: Tensor, points_m: Tensor, pack: Te
         position_ids=position,
         use_cache=False,
     ).last_hidden_state.float()
-    occupancy = hidden[:, :queries]
-    if reasoner.config.query_order == "morton":
-        order = morton_order(points_m)[..., None].expand_as(occupancy)
-        occupancy = torch.zeros_like(occupancy).scatter(1, order, occupancy)
+    occupancy = reasoner.occupancy_states(hidden, points_m)
     return Said(Prefill(hidden[:, length + pack.reasoning_at], occupancy), hidden[:, length:])
 
 
