@@ -45,7 +45,9 @@ def write_edits(
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> int:
-    """Edit the first `limit` keyframes of a split that need sight, and as many that don't; returns how many.
+    """Edit keyframes of a split that need sight, and as many that don't; returns how many.
+
+    With `limit` so many of those that need sight, evenly spread over the split.
 
     A row says sample_token, edit (its name), kind, hazard ("" for an irrelevant edit), seen (whether any
     picture at t0 changed: a hazard that has been in sight may be hidden again) and future: (S, 3) what the
@@ -58,7 +60,9 @@ def write_edits(
     worlds, effects = _worlds_of(tables.dataroot)
     file = tables.dataroot / FOLDER / TABLE
     rows = {row["token"]: row for row in (json.loads(file.read_bytes()) if file.exists() else ())}
-    flagged = [(scene, index) for scene in recorded for index in _needing_sight(scene)][:limit]
+    flagged = [(scene, index) for scene in recorded for index in _needing_sight(scene)]
+    if limit is not None and limit < len(flagged):
+        flagged = [flagged[i] for i in np.linspace(0, len(flagged) - 1, limit).round().astype(int)]
     for done, scene in enumerate(recorded):
         progress(done, len(recorded))
         mine = [index for owner, index in flagged if owner is scene]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,14 @@ def test_event_frames_lose_their_hazard_and_as_many_others_get_another_look(cach
     assert len(plain) == min(len(flagged), len(cache) - len(flagged))
     assert {edit.kind for edit in edits if edit.hazard} <= {"remove", "calm"}
     assert {edit.kind for edit in edits if not edit.hazard} <= {"colors", "weather", "hour"}
+
+
+def test_a_limit_spreads_over_the_split(tmp_path, root, edits):
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(FOLDER))
+    assert write_edits(Tables(copy), "train", limit=2) == 4
+    without = [edit.sample_token for edit in edits if edit.hazard]
+    assert {edit.sample_token for edit in read_edits(copy) if edit.hazard} == {without[0], without[-1]}
 
 
 def test_without_its_hazard_a_frame_changes_where_the_hazard_was_and_nowhere_else(cache, root, edits):
