@@ -16,6 +16,7 @@ EXECUTABLES = (
     "encoder_node",
     "reasoner_node",
     "planner_node",
+    "composed_nodes",
     "guard_node",
     "replay_node",
     "visualizer_node",

@@ -8,9 +8,11 @@ Every argument is listed by `--show-args`. Nodes are respawned when they die, an
 launch itself does not end its children when it is killed, so the kernel is asked to (setpriv).
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -26,6 +28,7 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 PACKAGE = "sparseoccvla"
 ARGUMENTS = {
@@ -38,6 +41,7 @@ ARGUMENTS = {
     "model": ("tiny", "Model: a name under models/ or a folder with manifest.json."),
     "reasoner": ("on", "on, or off: the planner then uses the null token."),
     "reasoning_policy": ("latest", "latest, same_frame or off: how a plan is paired with reasoning."),
+    "composed": ("false", "Encoder, reasoner and planner in one process, with no messages between them."),
     "visualizer": ("true", "Run visualizer_node."),
     "rviz": ("false", "Open RViz with config/rviz/full_stack.rviz."),
     "use_sim_time": ("auto", "Follow /clock; auto: when a bag is played from here."),
@@ -74,20 +78,23 @@ def _stack(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def node(executable: str, parameters: dict, **kwargs) -> Node:
         return _node(args, executable, {"use_sim_time": sim_time, **parameters}, **kwargs)
 
-    stages = [
-        node("encoder_node", source | camera),
-        node("planner_node", source | {"reasoning.policy": policy}),
-        node("guard_node", {}),
-    ]
-    names = ["encoder", "planner"]
+    stages = {
+        "encoder_node": source | camera,
+        "planner_node": source | {"reasoning.policy": policy},
+    }
     if args["reasoner"] == "on":
-        stages.append(node("reasoner_node", source))
-        names.append("reasoner")
+        stages["reasoner_node"] = source
+    if _flag(args, "composed"):
+        nodes = [_composed(context, args, sim_time, stages)]
+    else:
+        nodes = [node(name, parameters) for name, parameters in stages.items()]
+    nodes.append(node("guard_node", {}))
     if _flag(args, "visualizer"):
-        stages.append(node("visualizer_node", camera))
+        nodes.append(node("visualizer_node", camera))
     if _flag(args, "rviz"):
-        stages.append(_rviz(share, sim_time))
-    return stages + (_player(args, bag, names) if bag else [])
+        nodes.append(_rviz(share, sim_time))
+    names = [name.removesuffix("_node") for name in stages]
+    return nodes + (_player(args, bag, names) if bag else [])
 
 
 def _flag(args: dict[str, str], name: str) -> bool:
@@ -96,23 +103,37 @@ def _flag(args: dict[str, str], name: str) -> bool:
     return args[name].lower() == "true"
 
 
-def _node(args: dict[str, str], executable: str, parameters: dict, **kwargs) -> Node:
+def _node(args: dict[str, str], executable: str, parameters: dict | str, **kwargs) -> Node:
     overrides = [args["params_file"]] if args["params_file"] else []
     return Node(
         package=PACKAGE,
         executable=executable,
-        name=executable,
         exec_name=executable,
         namespace=args["namespace"],
         # The file comes first: what is asked for on the command line wins.
         parameters=[*overrides, parameters],
-        arguments=["--ros-args", "--log-level", args["log_level"]],
+        ros_arguments=["--log-level", args["log_level"]],
         output="screen",
         prefix=_die_with_launch(),
         sigterm_timeout="3",
         sigkill_timeout="3",
-        **{"respawn": _flag(args, "respawn"), "respawn_delay": 1.0, **kwargs},
+        **{"name": executable, "respawn": _flag(args, "respawn"), "respawn_delay": 1.0, **kwargs},
     )
+
+
+def _composed(context: LaunchContext, args: dict[str, str], sim_time: bool, stages: dict[str, dict]) -> Node:
+    """One process for nodes with parameters of their own, where launch knows one name for a process."""
+    base = context.launch_configurations.get("ros_namespace")
+    namespace = make_namespace_absolute(prefix_namespace(base, args["namespace"])).rstrip("/")
+    parameters = {
+        f"{namespace}/{name}": {"ros__parameters": {"use_sim_time": sim_time, **own}}
+        for name, own in stages.items()
+    }
+    # As launch does with parameters of one node, the file is left for a respawn.
+    with NamedTemporaryFile("w", prefix="launch_params_", suffix=".yaml", delete=False) as file:
+        json.dump(parameters, file)  # JSON is YAML
+    without = [] if "reasoner_node" in stages else ["--no-reasoner"]
+    return _node(args, "composed_nodes", file.name, name=None, arguments=without)
 
 
 def _die_with_launch() -> str | None:

@@ -5,6 +5,7 @@ Arrays go into messages as `array.array`: assigning an ndarray makes rclpy copy 
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,6 +55,7 @@ from sparseoccvla.contracts import (
 from sparseoccvla.geometry import matrix_from_pose
 from sparseoccvla.palette import CLASS_COLORS_RGB
 from sparseoccvla.voxels import birds_eye
+from sparseoccvla_ros.hand_off import Encoded, Reasoned
 
 BASE_FRAME = "base_link"
 _TENSOR_DTYPES = ("float32", "float16", "uint8")
@@ -242,6 +244,20 @@ def all_fresh(message: OccupancyQueriesMsg) -> bool:
     return all(camera.state == CameraState.FRESH for camera in message.cameras)
 
 
+def encoded(message: OccupancyQueriesMsg) -> Encoded:
+    """Received now: reading a message is work of the stage that does it."""
+    received_s = time.monotonic()
+    return Encoded(
+        queries(message),
+        message.provenance.stage_id,
+        message.provenance.sequence,
+        message.reference_camera,
+        tuple(time_ns(stamp) for stamp in message.history),
+        all_fresh(message),
+        received_s,
+    )
+
+
 def occupancy_msg(occupancy: SparseOccupancy, origin: Provenance) -> SparseOccupancyMsg:
     x, y, z = occupancy.grid.min_m
     return SparseOccupancyMsg(
@@ -354,6 +370,10 @@ def reasoning_msg(
 
 def reasoning(message: ReasoningTokensMsg) -> Reasoning:
     return Reasoning(time_ns(message.header.stamp), tensor_array(message.token)).validate()
+
+
+def reasoned(message: ReasoningTokensMsg) -> Reasoned:
+    return Reasoned(reasoning(message), message.provenance.model_id)
 
 
 def forecast_msg(forecast: OccupancyForecast, origin: Provenance) -> OccupancyForecastMsg:

@@ -35,6 +35,7 @@ from sparseoccvla.runtime.load import load_encoder
 from sparseoccvla.stages.encoder import EncoderResult, EncoderStage
 from sparseoccvla.synchronizer import Synchronizer
 from sparseoccvla_ros import convert, params, qos
+from sparseoccvla_ros.hand_off import Encoded, HandOff
 from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
@@ -48,8 +49,9 @@ _OLD_S = 60.0  # camera stamps this far from the node clock mean another clock, 
 class EncoderNode(StageNode):
     """Synchronizes cameras, runs the encoder, publishes queries first and views for people after."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, queries_to: HandOff[Encoded] | None = None, **kwargs: Any) -> None:
         super().__init__("encoder_node", **kwargs)
+        self._queries_to = queries_to
         self.stage: EncoderStage | None = None
         self.worker: LatestWorker[tuple[CameraSet, float]] | None = None
         self.views: LatestWorker[tuple[EncoderResult, Provenance]]
@@ -222,13 +224,29 @@ class EncoderNode(StageNode):
         self._sequence += 1
         took_s = time.monotonic() - received_s
         origin = convert.provenance(info, self._sequence, took_s)
-        self._queries.publish(
-            convert.queries_msg(
-                result.queries, origin, result.camera_set, result.history_ns, bool(result.memory_cleared)
+        if self._queries_to is not None:
+            self._queries_to.give(self._encoded(result))
+        # Handed over, they are a message only for those who listen from outside.
+        if self._queries_to is None or self._queries.get_subscription_count() > 0:
+            self._queries.publish(
+                convert.queries_msg(
+                    result.queries, origin, result.camera_set, result.history_ns, bool(result.memory_cleared)
+                )
             )
-        )
         if self._wanted_views():
             self.views.submit((result, origin))
+
+    def _encoded(self, result: EncoderResult) -> Encoded:
+        assert self.stage is not None
+        return Encoded(
+            result.queries,
+            self.stage.encoder.info.stage_id,
+            self._sequence,
+            result.camera_set.reference_camera,
+            result.history_ns,
+            result.camera_set.complete,
+            time.monotonic(),
+        )
 
     def _wanted_views(self) -> list[Publisher]:
         return [p for p in (self._voxels, self._cloud, self._bev) if p.get_subscription_count() > 0]

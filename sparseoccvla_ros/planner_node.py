@@ -16,6 +16,7 @@ from sparseoccvla.errors import InputError
 from sparseoccvla.runtime.load import load_planner
 from sparseoccvla.stages.planner import Frame, PlanJob, PlannerStage
 from sparseoccvla_ros import convert, params, qos
+from sparseoccvla_ros.hand_off import Encoded, HandOff, Reasoned
 from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker
@@ -32,8 +33,15 @@ class _Timed:
 class PlannerNode(StageNode):
     """Plans for the newest queries; never waits for the language model unless told to."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        queries_from: HandOff[Encoded] | None = None,
+        tokens_from: HandOff[Reasoned] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__("planner_node", **kwargs)
+        self._queries_from = queries_from
+        self._tokens_from = tokens_from
         self.stage: PlannerStage | None = None
         self.worker: LatestWorker[_Timed] | None = None
         self._sequence = 0
@@ -55,11 +63,25 @@ class PlannerNode(StageNode):
         assert self.stage is not None
         self.worker = self.make_worker("planner", self._plan)
         self.worker.start()
-        self.subscribe(OccupancyQueries, "occupancy/queries", self._on_queries, qos.RESULT)
+        self.receive(
+            self._queries_from,
+            OccupancyQueries,
+            "occupancy/queries",
+            convert.encoded,
+            self._on_queries,
+            qos.RESULT,
+        )
         self.subscribe(Odometry, "odom", self._on_odometry, qos.ODOM)
         self.subscribe(DrivingCommand, "command", self._on_command, qos.LATCHED)
         if self.reasoning.policy != "off":
-            self.subscribe(ReasoningTokens, "reasoning/tokens", self._on_reasoning, qos.RESULT)
+            self.receive(
+                self._tokens_from,
+                ReasoningTokens,
+                "reasoning/tokens",
+                convert.reasoned,
+                self._on_reasoning,
+                qos.RESULT,
+            )
         self._timer = None
         if self.reasoning.policy == "same_frame":
             self._timer = self.create_timer(_POLL_S, self._poll, clock=steady_clock())
@@ -93,23 +115,16 @@ class PlannerNode(StageNode):
             **self.stage.odometry.counters.as_dict(),
         }
 
-    def _on_queries(self, message: OccupancyQueries) -> None:
-        self._received_s = time.monotonic()
+    def _on_queries(self, encoded: Encoded) -> None:
         assert self.stage is not None
+        self._received_s = encoded.received_s
         now_ns = self.now_ns()
-        frame = Frame(
-            convert.queries(message),
-            now_ns,
-            message.reference_camera,
-            tuple(convert.time_ns(stamp) for stamp in message.history),
-            convert.all_fresh(message),
-        )
-        self._submit(self.stage.add_frame(frame, message.provenance.stage_id, now_ns))
+        frame = Frame(encoded.queries, now_ns, encoded.stamp_source, encoded.history_ns, encoded.all_cameras)
+        self._submit(self.stage.add_frame(frame, encoded.stage_id, now_ns))
 
-    def _on_reasoning(self, message: ReasoningTokens) -> None:
+    def _on_reasoning(self, reasoned: Reasoned) -> None:
         assert self.stage is not None
-        model_id = message.provenance.model_id
-        self._submit(self.stage.add_reasoning(convert.reasoning(message), model_id, self.now_ns()))
+        self._submit(self.stage.add_reasoning(reasoned.reasoning, reasoned.model_id, self.now_ns()))
 
     def _on_odometry(self, message: Odometry) -> None:
         assert self.stage is not None

@@ -27,25 +27,18 @@ from sparseoccvla_msgs.msg import (
     StackInfo,
 )
 
-from sparseoccvla import contracts
 from sparseoccvla.config import ModelSource, ReasonerNodeConfig
 from sparseoccvla.errors import InputError
 from sparseoccvla.runtime.load import load_reasoner
 from sparseoccvla.stages.reasoner import ReasonerStage
 from sparseoccvla_ros import convert, params, qos
+from sparseoccvla_ros.hand_off import Encoded, HandOff, Reasoned
 from sparseoccvla_ros.health import Level, steady_clock
 from sparseoccvla_ros.stage_node import StageNode, spin
 from sparseoccvla_ros.worker import LatestWorker, be_nicer
 
 _WAITING_QUESTIONS = 4
 _ANSWER_NICENESS = 10
-
-
-@dataclass(frozen=True)
-class _Job:
-    queries: contracts.OccupancyQueries
-    sequence: int
-    received_s: float
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,17 @@ class _Question:
 class ReasonerNode(StageNode):
     """Reasons about the newest queries and answers questions off the driving path."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        queries_from: HandOff[Encoded] | None = None,
+        tokens_to: HandOff[Reasoned] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__("reasoner_node", **kwargs)
+        self._queries_from = queries_from
+        self._tokens_to = tokens_to
         self.stage: ReasonerStage | None = None
-        self.worker: LatestWorker[_Job] | None = None
+        self.worker: LatestWorker[Encoded] | None = None
         self._sequence = 0
 
     def declare(self) -> None:
@@ -87,7 +87,14 @@ class ReasonerNode(StageNode):
         self._questions: Queue[_Question | None] = Queue(_WAITING_QUESTIONS)
         self._answerer = Thread(target=self._answer_all, name="answers", daemon=True)
         self._answerer.start()
-        self.subscribe(OccupancyQueries, "occupancy/queries", self._on_queries, qos.RESULT)
+        self.receive(
+            self._queries_from,
+            OccupancyQueries,
+            "occupancy/queries",
+            convert.encoded,
+            self._on_queries,
+            qos.RESULT,
+        )
         self._ask = ActionServer(
             self,
             AskScene,
@@ -134,15 +141,13 @@ class ReasonerNode(StageNode):
 
     # Driving path --------------------------------------------------------------------------------
 
-    def _on_queries(self, message: OccupancyQueries) -> None:
-        received_s = time.monotonic()
+    def _on_queries(self, encoded: Encoded) -> None:
         assert self.stage is not None
         assert self.worker is not None
-        queries = convert.queries(message)
-        if self.stage.offer(queries, message.provenance.stage_id):
-            self.worker.submit(_Job(queries, message.provenance.sequence, received_s))
+        if self.stage.offer(encoded.queries, encoded.stage_id):
+            self.worker.submit(encoded)
 
-    def _reason(self, job: _Job) -> None:
+    def _reason(self, job: Encoded) -> None:
         assert self.stage is not None
         try:
             result = self.stage.process(job.queries)
@@ -153,6 +158,8 @@ class ReasonerNode(StageNode):
         info = self.stage.reasoner.info
         self._sequence += 1
         origin = convert.provenance(info, self._sequence, time.monotonic() - job.received_s)
+        if self._tokens_to is not None:
+            self._tokens_to.give(Reasoned(result.reasoning, info.model_id))
         self._tokens.publish(
             convert.reasoning_msg(
                 result.reasoning, origin, info.requires_stage_id, job.sequence, result.prompt

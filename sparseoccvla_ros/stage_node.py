@@ -17,6 +17,7 @@ from rclpy.subscription import Subscription
 from sparseoccvla.config import WatchConfig
 from sparseoccvla.errors import InputError
 from sparseoccvla_ros import params
+from sparseoccvla_ros.hand_off import HandOff
 from sparseoccvla_ros.health import Health, InputWatch, Level, steady_clock
 from sparseoccvla_ros.worker import LatestWorker
 
@@ -39,6 +40,7 @@ class StageNode(LifecycleNode):
         self.health = Health(self, self.watch, self.facts)
         self.inputs: InputWatch | None = None
         self._inputs_of: list[Subscription] = []
+        self._taken_from: list[HandOff[Any]] = []
         self._declared = False
         self._bad_parameters: InputError | None = None
         self._active = False
@@ -59,7 +61,7 @@ class StageNode(LifecycleNode):
         """Subscribe and start workers."""
 
     def deactivate(self) -> None:
-        """Stop workers; subscriptions made with `subscribe` are destroyed afterwards."""
+        """Stop workers; what was made with `subscribe` and `receive` is undone afterwards."""
 
     def cleanup(self) -> None:
         """Let go of what `configure` made."""
@@ -88,16 +90,35 @@ class StageNode(LifecycleNode):
         """Subscribe until deactivation; an `InputError` of the callback is a fault, not the node's end."""
         if awaited and self.inputs is not None:
             self.inputs.expect(topic, message_type, qos)
-
-        def guarded(message: Any) -> None:
-            if awaited and self.inputs is not None:
-                self.inputs.seen(topic)
-            try:
-                callback(message)
-            except InputError as error:
-                self.health.raise_fault(topic, Level.ERROR, f"{topic}: {error}")
-
+        guarded = self._guarded(topic, callback, awaited)
         self._inputs_of.append(self.create_subscription(message_type, topic, guarded, qos))
+
+    def receive[Message, Item](
+        self,
+        hand_off: HandOff[Item] | None,
+        message_type: type[Message],
+        topic: str,
+        read: Callable[[Message], Item],
+        use: Callable[[Item], None],
+        qos: QoSProfile,
+    ) -> None:
+        """Use what a node of this process hands over; without a `hand_off`, what is read from `topic`."""
+        if hand_off is None:
+            self.subscribe(message_type, topic, lambda message: use(read(message)), qos)
+            return
+        if self.inputs is not None:
+            self.inputs.expect(topic, message_type, qos)
+        guarded = self._guarded(topic, use)
+
+        def take(item: Item) -> None:
+            try:
+                if self._active:  # else it was given just before
+                    guarded(item)
+            except Exception:  # noqa: BLE001 (the executor does not survive a task that raises)
+                self.health.raise_fault(topic, Level.ERROR, f"{topic}: {traceback.format_exc()}")
+
+        hand_off.connect(self, take)
+        self._taken_from.append(hand_off)
 
     def make_worker[Job](
         self, name: str, work: Callable[[Job], None], niceness: int = 0
@@ -113,6 +134,19 @@ class StageNode(LifecycleNode):
                 self.health.clear(name)
 
         return LatestWorker(name, guarded, niceness)
+
+    def _guarded(
+        self, topic: str, callback: Callable[[Any], None], awaited: bool = True
+    ) -> Callable[[Any], None]:
+        def guarded(message: Any) -> None:
+            if awaited and self.inputs is not None:
+                self.inputs.seen(topic)
+            try:
+                callback(message)
+            except InputError as error:
+                self.health.raise_fault(topic, Level.ERROR, f"{topic}: {error}")
+
+        return guarded
 
     # Lifecycle -----------------------------------------------------------------------------------
 
@@ -178,6 +212,8 @@ class StageNode(LifecycleNode):
         self.deactivate()
         while self._inputs_of:
             self.destroy_subscription(self._inputs_of.pop())
+        while self._taken_from:
+            self._taken_from.pop().disconnect(self)
         if self.inputs is not None:
             self.inputs.stop()
             self.inputs = None
