@@ -3,6 +3,7 @@
 Outside everything is as with a process for each: nodes, parameters, topics, stamps. Inside, queries and
 tokens are handed over as they are (`hand_off`), and no such message from outside is heard. One executor
 runs the callbacks of all: while a node loads its network the others wait, while it computes they do not.
+torch has one number of threads for a process: `threads` of the node that was configured last holds for all.
 """
 
 from __future__ import annotations
