@@ -29,6 +29,25 @@ class ScheduleConfig(Checked):
 
 
 @dataclass(frozen=True)
+class TeacherTraining(Checked):
+    """Stage `teacher`: a small CLIP to distill from, for minutes on a CPU; see `EncoderTraining.teacher`."""
+
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(steps=2000, learning_rate=1e-3, warmup_steps=60)
+    )
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    crops: int = setting(8, "Of each keyframe in a step.", low=1, high=64)
+    crop_px: int = setting(64, "Side that crops are resized to.", unit="px", low=16, high=448)
+    patch_px: int = setting(8, "Side of a patch, a divisor of crop_px.", unit="px", low=4, high=32)
+    width: int = setting(128, "Of both sides and of the space they share.", low=8, high=1024)
+    heads: int = setting(4, "Of attention, a divisor of width.", low=1, high=16)
+    layers: int = setting(4, "Of the picture side.", low=1, high=24)
+    text_layers: int = setting(2, "Of the text side.", low=1, high=24)
+    text_tokens: int = setting(24, "Longest caption.", low=8, high=77)
+    vocabulary: int = setting(512, "Of the captions' tokenizer.", low=300, high=65536)
+
+
+@dataclass(frozen=True)
 class EncoderTraining(Checked):
     """Stage `encoder`: occupancy."""
 
@@ -127,6 +146,7 @@ class TrainingConfig(Checked):
     checkpoint_minutes: float = setting(2.0, "Between checkpoints.", unit="min", low=0.0)
     log_steps: int = setting(20, "Steps between lines of the log.", low=1)
     validation_texts: int = setting(16, "Answers written out in a validation.", low=0)
+    teacher: TeacherTraining = field(default_factory=TeacherTraining)
     encoder: EncoderTraining = field(default_factory=EncoderTraining)
     planning: PlanningTraining = field(default_factory=PlanningTraining)
     joint: JointTraining = field(default_factory=JointTraining)

@@ -10,16 +10,21 @@ Dimension legend:
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseoccvla.errors import InputError
+from sparseoccvla.runtime.manifest import sha256_of
 from sparseoccvla.sampling import project, sample, stack_views
 from sparseoccvla.training.losses import Term
+
+TEACHER_CARD = "card.json"  # beside the weights of a teacher that stage `teacher` trained
 
 # CLIP's own statistics, in 0..255.
 _MEAN_RGB = (122.771, 116.746, 104.094)
@@ -35,11 +40,31 @@ class DistillationConfig:
     variant: str = "normalized"
 
 
+def clip_pixels(images_rgb: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) in 0..255 as CLIP takes them."""
+    mean, std = (images_rgb.new_tensor(of).view(3, 1, 1) for of in (_MEAN_RGB, _STD_RGB))
+    return (images_rgb - mean) / std
+
+
+def teacher_card(path: str) -> dict[str, Any]:
+    """Which CLIP lies at `path`: its name, the hash of its weights, and what it says of itself.
+
+    Of a hub name there is the name alone; the folder's place stays out, as it is another one elsewhere.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return {"name": path}
+    card: dict[str, Any] = {"name": folder.name}
+    weights, own = folder / "model.safetensors", folder / TEACHER_CARD
+    if weights.exists():
+        card["sha256"] = sha256_of(weights)
+    if own.exists():
+        card["card"] = json.loads(own.read_text())
+    return card
+
+
 class Teacher(nn.Module):
     """The vision side of any transformers CLIP: a frozen map of patch features."""
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, path: str | Path) -> None:
         """Load from a folder or a hub name.
@@ -49,18 +74,28 @@ class Teacher(nn.Module):
         """
         super().__init__()
         from transformers import CLIPVisionModel
+        from transformers.utils import logging
 
+        said = logging.get_verbosity()
+        logging.set_verbosity_error()  # that a whole CLIP has words, too, is no news
         try:
-            self.clip = CLIPVisionModel.from_pretrained(path)
-        except (OSError, ValueError) as error:
+            loaded: Any = CLIPVisionModel.from_pretrained(path, output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:  # the last: weights of other shapes
             raise InputError(f"no CLIP vision model could be loaded from {str(path)!r}: {error}") from error
+        finally:
+            logging.set_verbosity(said)
+        clip, report = loaded
+        self.clip: CLIPVisionModel = clip
+        if report["missing_keys"]:
+            raise InputError(
+                f"no CLIP vision model could be loaded from {str(path)!r}: its weights lack "
+                f"{len(report['missing_keys'])} of CLIP's, e.g. {min(report['missing_keys'])}"
+            )
         self.requires_grad_(False).eval()
         patch_px = self.clip.config.patch_size
         assert isinstance(patch_px, int), f"CLIP patches are {patch_px}, wanted squares"
         self.patch_px = patch_px
         self.width = int(self.clip.config.hidden_size)
-        self.register_buffer("mean", torch.tensor(_MEAN_RGB).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD_RGB).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in evaluation mode."""
@@ -74,8 +109,7 @@ class Teacher(nn.Module):
         pictures = F.interpolate(
             images_rgb.flatten(0, 1), (rows * self.patch_px, columns * self.patch_px), mode="bilinear"
         )
-        pictures = (pictures - self.mean) / self.std
-        hidden = self.clip(pictures, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+        hidden = self.clip(clip_pixels(pictures), interpolate_pos_encoding=True).last_hidden_state[:, 1:]
         return hidden.transpose(1, 2).unflatten(2, (rows, columns)).unflatten(0, (batch, cameras))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,7 @@ class JointTask(Task):
         self.weights = {name: share * weight for name, weight in of_encoder.items()} | driving_weights(
             config.planning.driving
         )
+        self.guessing = {"text": math.log(model.reasoner.config.language.vocabulary)}
         self.register_buffer("anchors_m", anchors_m, persistent=False)
         self._occupancy, self._driving, self._queries = occupancy, driving, queries
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
 from sparseoccvla.training.losses import Term, reduce_terms
 from sparseoccvla.training.report import Report
 from sparseoccvla.training.schedule import rate_at
-from sparseoccvla.training.signs import failure_signs
+from sparseoccvla.training.signs import failure_signs, first_signs
 
 
 class Task(nn.Module):
@@ -33,6 +34,7 @@ class Task(nn.Module):
 
     weights: Mapping[str, float]  # of loss terms, see `reduce_terms`
     pretrained_prefixes: tuple[str, ...] = ()  # names of parameters that came trained from elsewhere
+    guessing: Mapping[str, float] = MappingProxyType({})  # what terms are where nothing is known
 
     def forward(self, batch: Any, step: int) -> dict[str, Term]:
         """Loss terms of one process's share of a step."""
@@ -161,6 +163,8 @@ class Loop:
             parts = accelerator.reduce(torch.stack([loss.detach(), *values.values()]), "mean").tolist()
             named = dict(zip(values, parts[1:], strict=True))
             self._report.losses(self.step, parts[0], named, float(norm), rate, done, self.elapsed_s)
+            for sign in first_signs(named, self.task.guessing) if self.step == 1 else ():
+                self._report.remark(self.step, sign)
 
     def _share_done(self) -> float:
         """As process 0 sees it: clocks differ, and all must stop together."""
@@ -239,6 +243,8 @@ class Loop:
             "validation_samples",
         ):
             content.pop(harmless)
+        if self.stage != "teacher":
+            content.pop("teacher")  # how it was made; which one is used is a setting of the encoder
         return json.dumps(content, sort_keys=True)
 
 

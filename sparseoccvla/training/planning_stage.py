@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,7 @@ class PlanningTask(Task):
         self.config = config
         self.weights = driving_weights(config)
         self.pretrained_prefixes = ("reasoner.language.",) if reasoner.config.language.path else ()
+        self.guessing = {"text": math.log(reasoner.config.language.vocabulary)}
         self.register_buffer("anchors_m", anchors_m, persistent=False)
         self._seed = seed
         self._check, self._queries = check, queries

@@ -6,6 +6,7 @@ A run is a folder:
     checkpoints/    one file a stage; the same command goes on from it
     metrics.jsonl   losses and figures, also in tensorboard/
     tokens/         what the frozen encoder says, for stage `planning`
+    teacher/        the CLIP of stage `teacher`, for the setting `encoder.teacher`
     model/          what `--model` takes, written anew after each stage
 """
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from sparseoccvla.anchors import kmeans_anchors, read_anchors
 from sparseoccvla.contracts import NUM_ANCHORS, NUM_STEPS
+from sparseoccvla.data.augment import AugmentationConfig
 from sparseoccvla.data.cache import CacheConfig, SampleCache
 from sparseoccvla.data.cache_build import open_cache
 from sparseoccvla.data.tables import Tables
@@ -38,6 +40,8 @@ from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.manifest import Manifest, find_model, read_manifest
 from sparseoccvla.training.batches import SceneLoader, made_ahead, occupancy_target, places_of_step
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
+from sparseoccvla.training.crops import CropLoader, CropSource
+from sparseoccvla.training.distillation import teacher_card
 from sparseoccvla.training.driving import DrivingSampler
 from sparseoccvla.training.driving_check import DrivingCheck
 from sparseoccvla.training.encoder_stage import EncoderTask, start_at
@@ -47,6 +51,13 @@ from sparseoccvla.training.model_folder import ModelParts, card_of, check_matche
 from sparseoccvla.training.occupancy_check import OccupancyCheck, spread, tuned_rule
 from sparseoccvla.training.packing import Texts
 from sparseoccvla.training.planning_stage import PlanningTask, TokenLoader
+from sparseoccvla.training.teacher_stage import (
+    CropCheck,
+    TeacherTask,
+    build_clip,
+    caption_tokenizer,
+    write_teacher,
+)
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
 from sparseoccvla.training.tokens import QueriesOf, TokenCache, open_tokens
 from sparseoccvla.weights import load_weights
@@ -54,8 +65,9 @@ from sparseoccvla.weights import load_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STAGES = ("encoder", "planning", "joint")
+STAGES = ("teacher", "encoder", "planning", "joint")
 _CLUSTER_SAMPLES, _CLUSTER_VOXELS = 64, 300  # training keyframes, and voxels of each, that are clustered
+_CAPTION_SAMPLES = 128  # training keyframes whose captions make the teacher's tokenizer
 _RULE_SAMPLES = 32  # training keyframes that the voxel rule is tuned on
 
 
@@ -116,6 +128,11 @@ class Run:
             self.config.encoder.augmentation,
             self.config.seed,
         )
+
+    def crops(self, cache: SampleCache, augmentation: AugmentationConfig | None = None) -> CropSource:
+        """The teacher's crops of a split."""
+        stage = self.config.teacher
+        return CropSource(cache, self._tables, stage.crop_px, stage.crops, augmentation)
 
     def loop(
         self,
@@ -185,16 +202,23 @@ class Run:
             before = json.loads((self.model_folder / "manifest.json").read_text())["card"]
         seconds = before.get("training_seconds", {}) | {loop.stage: round(loop.elapsed_s)}
         lengths = before.get("lengths", {}) | {loop.stage: loop.length.option}
-        said = before.get("figures", {}) | {loop.stage: {n: round(v, 4) for n, v in figures.items()}}
+        said = before.get("figures", {}) | {loop.stage: rounded(figures)}
+        card = card_of(self.dataroot, self.config_name, lengths, seconds, said)
+        # Only the encoder's own stage distills.
+        distilled = before.get("distilled_from")
+        if loop.stage == "encoder":
+            distilled = teacher_card(self.config.encoder.teacher) if self.config.encoder.teacher else None
+        if distilled:
+            card["distilled_from"] = distilled
         parts = ModelParts(
             config, *anchors, tokenizer, nets, f"{self.dataroot.name} {self.config.train_split}"
         )
-        write_model(
-            self.model_folder,
-            Path(self.config.model).stem,
-            parts,
-            card_of(self.dataroot, self.config_name, lengths, seconds, said),
-        )
+        write_model(self.model_folder, Path(self.config.model).stem, parts, card)
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """As cards have them."""
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def model_config(name: str) -> ModelConfig:
@@ -210,6 +234,8 @@ def train(stage: str, run: Run, length: Length) -> None:
         InputError: no such stage, or what it builds on is not there.
     """
     match stage:
+        case "teacher":
+            train_teacher(run, length)
         case "encoder":
             train_encoder(run, length)
         case "planning":
@@ -218,6 +244,31 @@ def train(stage: str, run: Run, length: Length) -> None:
             train_joint(run, length)
         case _:
             raise InputError(f"--stage is {stage!r}, wanted one of {', '.join(STAGES)}")
+
+
+def train_teacher(run: Run, length: Length) -> None:
+    """Train stage `teacher`, or go on with it."""
+    config, stage = run.config, run.config.teacher
+    cache = run.split(config.train_split)
+    crops = run.crops(cache, stage.augmentation)
+    captions = [
+        caption
+        for index in spread(len(cache), _CAPTION_SAMPLES)
+        for _, caption in crops.pairs(index, np.random.default_rng([config.seed, index, 8]))
+    ]
+    words = caption_tokenizer(captions, stage)
+    torch.manual_seed(config.seed)
+    clip = build_clip(stage, words)
+    held_out = run.crops(run.split(config.validation_split))
+    task = TeacherTask(clip, CropCheck(held_out, words, config.validation_samples))
+    loader = CropLoader(crops, words, config.seed)
+    loop = run.loop("teacher", task, loader.batch, len(cache), stage.schedule, length)
+    figures = {"teacher": rounded(loop.run())}
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        lengths, seconds = {"teacher": loop.length.option}, {"teacher": round(loop.elapsed_s)}
+        card = card_of(run.dataroot, run.config_name, lengths, seconds, figures)
+        write_teacher(run.out / "teacher", clip, words, stage, card)
 
 
 def train_encoder(run: Run, length: Length) -> None:

@@ -1,16 +1,17 @@
 """Known ways in which training fails, recognized in validation figures and named in words.
 
-Sources: SparseOccVLA (language that stays flat, plans without ego state); OPUS-like decoders on flat worlds
-(points that collapse onto the ground).
+Sources: SparseOccVLA (a language model that starts high behind raw distillation, language that stays flat,
+plans without ego state); OPUS-like decoders on flat worlds (points that collapse onto the ground).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _ENOUGH = 3  # validations before anything is said
 _FLAT = 0.02  # a relative change that is none
 _RISE = 0.1  # a relative change that is one
+_HIGH = 1.15  # times the loss of guessing, where random weights of a sound scale begin
 _LEAST_ABOVE_GROUND = 0.08  # a quarter of all occupied voxels stands
 
 
@@ -36,6 +37,22 @@ def failure_signs(figures: Sequence[dict[str, float]]) -> list[str]:
             "ground. Raise losses.standing_share, or the number of points"
         )
     return signs
+
+
+def first_signs(losses: Mapping[str, float], guessing: Mapping[str, float]) -> list[str]:
+    """What the losses of the first step look like, if that is bad.
+
+    Args:
+        losses: by name.
+        guessing: what a term is where every answer is equally likely, ln of the vocabulary for texts.
+    """
+    return [
+        f"{name} begins at {losses[name]:.3g}, above the {guess:.3g} of blind guessing: what comes from the "
+        "encoder has a scale that the language model does not know. Was it distilled raw "
+        "(encoder.distillation)? normalized keeps the teacher's scale out"
+        for name, guess in guessing.items()
+        if losses.get(name, 0.0) > _HIGH * guess
+    ]
 
 
 def _change(first: dict[str, float], last: dict[str, float], name: str) -> float:

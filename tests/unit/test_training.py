@@ -436,7 +436,7 @@ def test_bad_settings_are_refused(tmp_path: Path, content: str, said: str) -> No
 def test_bad_runs_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="config/train/ has some"):
         read_training_config(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match="wanted one of encoder, planning, joint"):
+    with pytest.raises(InputError, match="wanted one of teacher, encoder, planning, joint"):
         train("encode", a_run(root, tmp_path / "r"), Length(steps=1))
     dumb = make_training_root(tmp_path / "dumb", language=False)
     run = a_run(dumb, tmp_path / "r2", write_settings(tmp_path))
