@@ -139,9 +139,15 @@ class Reasoner(nn.Module):
     def generate(
         self, features: Tensor, points_m: Tensor, text_ids: Tensor, max_tokens: int, end_id: int
     ) -> Iterator[int]:
-        """Greedy tokens of one scene (B = 1) after `text_ids` (I,), with a key-value cache."""
+        """Greedy tokens of one scene (B = 1) after `text_ids` (I,), with a static key-value cache.
+
+        Raises:
+            InputError: prompt and answer are longer than what the language model has positions for.
+        """
+        from sparseoccvla.answer_cache import answer_cache  # imports transformers
+
         embeddings = torch.cat([self.prefix(features, points_m), self.embed(text_ids)[None]], dim=1)
-        cache = None
+        cache = answer_cache(self.language.config, embeddings.shape[1], max_tokens)
         for _ in range(max_tokens):
             output = self.language(
                 inputs_embeds=embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
@@ -150,7 +156,6 @@ class Reasoner(nn.Module):
             if int(token) == end_id:
                 return
             yield int(token)
-            cache = output.past_key_values
             embeddings = self.embed(token.view(1, 1))
 
 
