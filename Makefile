@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup venv engines demo check test bench retrain results lock clean
+.PHONY: help setup venv engines torchao demo check test bench retrain results lock clean
 
 python := .venv/bin/python
 in_ros := $(python) -m tools.ros_env
@@ -23,6 +23,10 @@ venv:
 engines: venv ## TensorRT for RTX in .venv: builds engines, tested where it is there; proprietary
 	@.venv/bin/uv pip install --quiet --python $(python) -r requirements/engines.txt || \
 	  $(python) -m pip install --quiet -r requirements/engines.txt
+
+torchao: venv ## torchao in .venv, for int8 and int4 weights of the language model
+	@.venv/bin/uv pip install --quiet --python $(python) -r requirements/quantization.txt || \
+	  $(python) -m pip install --quiet -r requirements/quantization.txt
 
 demo: setup ## a synthetic drive through the whole stack; results in out/demo
 	@$(in_ros) $(python) -m sparseoccvla_ros.demo

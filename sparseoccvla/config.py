@@ -295,6 +295,12 @@ class ModelSource(Checked):
         "Arithmetic of torch: fp32; bf16: matrices and convolutions; auto: bf16 where the hardware has it.",
         choices=("fp32", "bf16", "auto"),
     )
+    language_weights: str = setting(
+        "stored",
+        "How torch keeps the matrices of the language model: stored: as they are; int8 or int4: rounded, "
+        "smaller (needs requirements/quantization.txt).",
+        choices=("stored", "int8", "int4"),
+    )
     threads: int = setting(
         0, "CPU threads of this node, 0: a third of the cores, as three stages share them.", low=0, high=256
     )

@@ -6,9 +6,10 @@ Either built from sizes (the tiny one, trained from scratch) or loaded from a fo
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 END_MARK = "</s>"
+INT4_GROUP = 32  # weights of a row that share a scale and a zero
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,66 @@ def merge_lora(model: nn.Module) -> None:
             module.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def shrink_weights(model: PreTrainedModel, kind: str, device: torch.device) -> None:
+    """Keep the matrices of the language model's layers as int8 or int4, in place, on `device`.
+
+    int8 has one scale a row; products are computed in the type that the matrix had. int4 has a scale and a
+    zero for 32 weights; products are computed in bf16, the one type that its kernels on CPU and CUDA are fast
+    in. Word embeddings and word head stay, as do matrices whose rows do not divide into 32s from int4.
+    Adapters are folded in first.
+
+    Args:
+        model: with its weights loaded.
+        kind: "int8" or "int4".
+        device: layers are moved one by one, so that a GPU never holds the large ones.
+
+    Raises:
+        InputError: torchao can't be imported.
+    """
+    torchao = _torchao("torchao.quantization", kind)
+    merge_lora(model)
+    group = INT4_GROUP if kind == "int4" else 1
+    chosen = [matrix for matrix in _matrices(model) if matrix.in_features % group == 0]
+    config: Any
+    if kind == "int8":
+        config = torchao.Int8WeightOnlyConfig(set_inductor_config=False)
+    elif device.type == "cuda":
+        config = torchao.Int4WeightOnlyConfig(
+            group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+        )
+    else:
+        prototype = _torchao("torchao.prototype.quantization.int4", kind)
+        config = prototype.PrototypeInt4WeightOnlyConfig(group_size=INT4_GROUP, set_inductor_config=False)
+    for matrix in chosen:
+        # Tokens come in the type of the norms or of what autocast did last, and leave in the matrix's own.
+        own = matrix.weight.dtype
+        matrix.to(torch.bfloat16 if kind == "int4" else own)
+        matrix.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(layer.weight.dtype),))
+        matrix.register_forward_hook(lambda layer, inputs, output, own=own: output.to(own))
+    wanted = set(chosen)
+    torchao.quantize_(model.base_model, config, lambda module, _: module in wanted, device=device)
+
+
+def shrunk(model: PreTrainedModel) -> tuple[int, int]:
+    """How many matrices of the layers `shrink_weights` has changed, and of how many."""
+    kinds = [type(matrix.weight) for matrix in _matrices(model)]
+    return sum(kind is not nn.Parameter for kind in kinds), len(kinds)
+
+
+def _matrices(model: PreTrainedModel) -> list[nn.Linear]:
+    return [module for module in model.base_model.modules() if isinstance(module, nn.Linear)]
+
+
+def _torchao(module: str, kind: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"language_weights {kind} needs torchao, which can't be imported here ({error}): "
+            "pip install -r requirements/quantization.txt, or set language_weights to stored"
+        ) from error
 
 
 def load_tokenizer(config: LanguageConfig, file: Path | None) -> PreTrainedTokenizerBase:

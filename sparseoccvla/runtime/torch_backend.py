@@ -31,7 +31,7 @@ from sparseoccvla.contracts import (
 )
 from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.encoder import Encoder
-from sparseoccvla.language import load_tokenizer
+from sparseoccvla.language import load_tokenizer, shrink_weights, shrunk
 from sparseoccvla.model import ModelConfig, read_config
 from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
@@ -76,7 +76,11 @@ def load_reasoner(source: ModelSource) -> TorchReasoner:
     language = config.reasoner.language
     tokenizer = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
     net = reasoner_network(source, manifest, config)
-    info = _info(source, manifest, "reasoner")
+    extras = {}
+    if source.language_weights != "stored":
+        changed, matrices = shrunk(net.language)
+        extras["language weights"] = f"{source.language_weights} in {changed} of {matrices} matrices"
+    info = _info(source, manifest, "reasoner", extras=extras)
     reasoner = TorchReasoner(net, tokenizer, info, config.encoder.voxel_rule, half_wanted(source))
     reasoner.reason(_blank_queries(config))  # see load_encoder
     return reasoner
@@ -324,7 +328,9 @@ def _network[Net: nn.Module](
         for module in net.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 module.to(torch.bfloat16)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(net, Reasoner) and source.language_weights != "stored":
+        shrink_weights(net.language, source.language_weights, device)
     return net.eval().requires_grad_(False).to(device)
 
 
