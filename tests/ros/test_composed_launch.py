@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,16 @@ def endpoints(by_node: Callable, namespace: str) -> set[tuple[str, str, str]]:
     }
 
 
+def settled(read: Callable[[], object], quiet_s: float = 3.0) -> None:
+    """Wait until what is read stays as it is: discovery tells of endpoints one by one."""
+    last, since_s = read(), time.monotonic()
+    while time.monotonic() - since_s < quiet_s:
+        time.sleep(0.2)
+        now = read()
+        if now != last:
+            last, since_s = now, time.monotonic()
+
+
 def outside_of(graph: Graph, namespace: str) -> dict[str, Any]:
     """What can be seen of the three nodes once they are active."""
     listener = graph.listener
@@ -63,12 +74,14 @@ def outside_of(graph: Graph, namespace: str) -> dict[str, Any]:
     wait_for(lambda: len(listener.get_publishers_info_by_topic(infos)) == 3, "three stages", 60)
     wait_for(lambda: listener.get_publishers_info_by_topic(f"{namespace}/plan/trajectory"), "the guard", 30)
     wait_for(lambda: set(STAGE_NODES) <= set(listener.get_node_names()), "their names")
+    subscribers = listener.get_subscriber_names_and_types_by_node
+    settled(lambda: endpoints(subscribers, namespace))
     return {
         "nodes": sorted(
             name for name, space in listener.get_node_names_and_namespaces() if space == namespace
         ),
         "published": endpoints(publishers, namespace),
-        "subscribed": endpoints(listener.get_subscriber_names_and_types_by_node, namespace),
+        "subscribed": endpoints(subscribers, namespace),
         "services": endpoints(listener.get_service_names_and_types_by_node, namespace),
         "parameters": {name: parameters_of(graph, f"{namespace}/{name}") for name in STAGE_NODES},
         "topics": sorted(listener.get_topic_names_and_types()),
