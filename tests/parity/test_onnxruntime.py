@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from sparseoccvla.contracts import Command, ContractError, EgoState, EncoderInpu
 from sparseoccvla.data.cache import CacheConfig
 from sparseoccvla.data.cache_build import open_cache
 from sparseoccvla.data.tables import Tables
+from sparseoccvla.engines.export import export
 from sparseoccvla.errors import InputError
 from sparseoccvla.runtime.exported import GRAPHS, read_export
 from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
@@ -137,15 +139,19 @@ def test_the_info_says_who_computes_and_that_nobody_answers(ort_stages) -> None:
     queries = run(ort_stages, [EncoderInput.fake(), None])[0].queries
     with pytest.raises(InputError, match=r"does not answer questions.*set backend:=torch"):
         reasoner.answer(queries, "What is ahead?", 8)
-    with pytest.raises(ContractError, match=r"features has shape \(128, 96\), wanted \(128, 128\)"):
-        reasoner.reason(OccupancyQueries.fake(shape=(128, 512, 96)))
+    shape = (*queries.points_base_m.shape[:2], 96)
+    count = shape[0]
+    with pytest.raises(ContractError, match=rf"features has shape \({count}, 96\), wanted \({count}, 128\)"):
+        reasoner.reason(OccupancyQueries.fake(shape=shape))
     with pytest.raises(ContractError, match="wanted 2 with a FeatureSet first"):
         encoder.decode([None, None])
 
 
-def test_an_export_of_another_model_or_seed_is_refused(source, tmp_path) -> None:
+def test_an_export_of_another_model_or_seed_is_refused(source, untrained_tiny, tmp_path) -> None:
+    model, folder = str(untrained_tiny), str(tmp_path / "untrained")
+    export(model, Path(folder), graphs=("planner",))
     with pytest.raises(ModelError, match="random weights of seed 0, wanted those of seed 3; export again"):
-        load_planner(replace(source, seed=3))
+        load_planner(replace(source, model=model, engines=folder, seed=3))
     with pytest.raises(ModelError, match=r"was exported from model \w+, nuscenes_r50_vicuna7b is \w+"):
         load_planner(replace(source, model="nuscenes_r50_vicuna7b"))
     with pytest.raises(ModelError, match=r"holds no export\.json; make it: sparseoccvla export"):
