@@ -81,7 +81,10 @@ PAPER = ModelConfig(
 
 
 def write_model(folder: Path, config: ModelConfig, usable_for: str) -> None:
-    """Write one folder whose stages have no weights."""
+    """Write one folder whose stages have no weights; one that has some is left alone."""
+    if any(folder.glob("*.safetensors")):
+        print(f"{folder}: has trained weights, left as it is")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     files = ["config.json", "anchors.json"]
     write_config(folder / "config.json", config)

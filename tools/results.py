@@ -38,7 +38,7 @@ MODELS = {
     "untrained": str(WORK / "models" / "tiny"),  # as tools/make_untrained_models.py writes it
 }
 UNTRAINED = ["--limit", "80", "--asked", "5", "--edited", "8"]
-CONTROLS = ("pictures", "command", "reasoning")
+CONTROLS = ("pictures", "command")
 KINDS = ("occupancy", "forecast", "planning", "language")
 PLOTS = {
     "horizon.png": "Distance to the driven path over time.",
