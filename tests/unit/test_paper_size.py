@@ -1,11 +1,13 @@
 """The paper's size runs on a real keyframe, and the dry run of its training measures what it says."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks.paper_size import AFTER, SPLIT, Plan, frugal, measure, repeat_keyframe, run_of, save_stand_in
 from benchmarks.paper_size import write_stand_in as prepare
@@ -25,8 +27,16 @@ from sparseoccvla.runtime.manifest import read_manifest
 from sparseoccvla.runtime.torch_backend import TorchEncoder, TorchPlanner, TorchReasoner
 from tests.training_root import MODEL, SCENE, make_training_root
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread", "own_precision")]
 INFO = StageInfo("", "", "", "", False, "", "torch", "")
+
+
+@pytest.fixture(scope="module")
+def own_precision() -> Iterator[None]:
+    """accelerate keeps the first precision of a process for good; other tests train with another one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.real_data
