@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,20 +30,20 @@ from sparseoccvla.training.schedule import rate_at
 from sparseoccvla.training.signs import failure_signs, first_signs
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """What a stage trains."""
 
     weights: Mapping[str, float]  # of loss terms, see `reduce_terms`
     pretrained_prefixes: tuple[str, ...] = ()  # names of parameters that came trained from elsewhere
     guessing: Mapping[str, float] = MappingProxyType({})  # what terms are where nothing is known
 
+    @abstractmethod
     def forward(self, batch: Any, step: int) -> dict[str, Term]:
         """Loss terms of one process's share of a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Figures on a few validation samples."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

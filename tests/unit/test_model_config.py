@@ -20,6 +20,7 @@ from sparseoccvla.prompts import Turn, plain_prompt, prompt, vicuna_prompt
 from sparseoccvla.reasoner import Reasoner, ReasonerConfig
 from sparseoccvla.runtime.manifest import ModelError, read_manifest
 from sparseoccvla.weights import load_weights, save_weights, stored_tensors
+from tools.make_untrained_models import TINY, write_model
 
 torch.set_num_threads(1)
 TINY_LANGUAGE = LanguageConfig(
@@ -170,3 +171,14 @@ def test_prompt_styles() -> None:
     assert prompt("vicuna", turns).endswith("USER: a? ASSISTANT: b</s>USER: c? ASSISTANT:")
     with pytest.raises(ValueError, match="prompt style is 'chatml'"):
         prompt("chatml", turns)
+
+
+def test_untrained_folders_are_written_and_trained_ones_left_alone(tmp_path):
+    for kept in (False, True):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / "config.json").write_text("mine")
+        if kept:
+            (folder / "encoder.safetensors").touch()
+        write_model(folder, TINY, "tests")
+        assert ((folder / "config.json").read_text() == "mine") == kept
