@@ -47,7 +47,7 @@ class PlannerConfig:
     instruction_tokens: int = 4  # T_r is cut into so many for the decoder to choose from
     score_with_ego: bool = False  # the paper's scorer knows T_r and the anchors only
     look_along_path: bool = False  # attention to a query falls with its distance from the path
-    keep_on_cue: bool = False  # scorer and decoder know how far a candidate is from keeping on
+    keep_on_cue: bool = False  # scorer and decoder know how far each anchor is from keeping on
     diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -287,7 +287,9 @@ class DiffusionDecoder(nn.Module):
         places = sinusoids(paths_m / 10.0, self._FREQUENCIES).flatten(2)  # (B, A, S * 2 * 2F)
         parts = [noisy.flatten(2), places]
         if self.keep_on_cue:
-            gap = noisy[:, :, None] - diffusion.normalized_offsets(context.kept_on_m)[:, None]
+            # Of the anchor, not of what is noisy: the change that is wanted is one of the anchor, which the
+            # noise of a second step, already near the answer, does not tell.
+            gap = start[:, :, None] - diffusion.normalized_offsets(context.kept_on_m)[:, None]
             parts.append(4.0 * gap.flatten(2))
         query = self.query(torch.cat(parts, dim=-1))  # (B, A, W)
         time = self.time(sinusoids(t[:, None] / 10.0, self.width // 2))  # (B, W)

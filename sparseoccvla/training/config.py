@@ -90,6 +90,13 @@ class DrivingTraining(Checked):
         0.3, "Of keyframes drawn from those between a hazard's appearing and the driver's reacting.",
         low=0.0, high=1.0,
     )  # fmt: skip
+    edited_share: float = setting(
+        0.0,
+        "Of keyframes in stage planning, those whose pictures `world edit` painted again: without a hazard, "
+        "where the driver goes on otherwise though it has moved alike so far, or in another look.",
+        low=0.0,
+        high=1.0,
+    )
     null_share: float = setting(0.15, "Of keyframes planned without T_r.", low=0.0, high=1.0)
     stale_share: float = setting(
         0.35, "Of keyframes planned with the T_r of an earlier one.", low=0.0, high=1.0

@@ -11,7 +11,7 @@ Dimension legend:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from sparseoccvla.contracts import FORECAST_HORIZONS_S, NS_PER_S, OCC3D_GRID
 from sparseoccvla.data.cache import SampleCache
+from sparseoccvla.data.edits import EditedKeyframe
+from sparseoccvla.data.samples import Truth
 from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.evaluation.questions import questions_about
 from sparseoccvla.geometry import inverse, transform
@@ -76,10 +78,19 @@ class DrivingSampler:
         texts: of the language model.
         config: what to draw.
         seed: of the run.
+        edits: keyframes of the split with edited pictures, which `draw` numbers behind its own.
     """
 
-    def __init__(self, cache: SampleCache, texts: Texts, config: DrivingTraining, seed: int) -> None:
+    def __init__(
+        self,
+        cache: SampleCache,
+        texts: Texts,
+        config: DrivingTraining,
+        seed: int,
+        edits: Sequence[EditedKeyframe] = (),
+    ) -> None:
         self._cache = cache
+        self._edits = edits
         self._texts = texts
         self._config = config
         self._seed = seed
@@ -97,13 +108,14 @@ class DrivingSampler:
         reasoning_of, has, age_s, rngs = [], [], [], []
         for number, (position, index) in enumerate(places):
             rng = np.random.default_rng([self._seed, position, 4])
-            if len(self._sight) and rng.random() < config.sight_share:
+            if self._edits and rng.random() < config.edited_share:
+                index = len(self._scene) + int(rng.integers(len(self._edits)))
+            elif len(self._sight) and rng.random() < config.sight_share:
                 index = int(rng.choice(self._sight))
             kind, lag = rng.random(), int(rng.integers(1, config.stale_frames + 1))
             earlier = index - lag
             silent = number >= spoken
-            stale = not silent and kind < config.stale_share and earlier >= 0
-            stale = stale and self._scene[earlier] == self._scene[index]
+            stale = not silent and kind < config.stale_share and self._follows(index, earlier)
             now.append(index)
             reasoning_of.append(0 if silent else spoken + len(late) if stale else number)
             age_s.append((self._t0_ns[index] - self._t0_ns[earlier]) / NS_PER_S if stale else 0.0)
@@ -114,7 +126,7 @@ class DrivingSampler:
         heard = now[:spoken] + late
         samples = heard + now[spoken:]
         asked = [self._conversation(index, rngs[i % len(rngs)]) for i, index in enumerate(heard)]
-        truths = [self._cache.truth(index) for index in now]
+        truths = [self._truth(index) for index in now]
         truth = DrivingTruth(
             self._texts.pack(asked),
             torch.tensor(reasoning_of),
@@ -132,7 +144,23 @@ class DrivingSampler:
         )
         return samples, truth
 
+    def _follows(self, index: int, earlier: int) -> bool:
+        """Whether an earlier keyframe is one of the same scene; none before an edited one shows its edit."""
+        return earlier >= 0 and index < len(self._scene) and self._scene[earlier] == self._scene[index]
+
+    def _truth(self, index: int) -> Truth:
+        """What is true of a keyframe; of an edited one, what the driver does where its edit is true."""
+        if index < len(self._scene):
+            return self._cache.truth(index)
+        edit = self._edits[index - len(self._scene)]
+        truth = self._cache.truth(self._cache.tokens.index(edit.sample_token))
+        if not edit.hazard:
+            return truth
+        return replace(truth, future=edit.future, future_valid=np.ones(len(edit.future), bool))
+
     def _conversation(self, index: int, rng: np.random.Generator) -> list[tuple[str, str, bool]]:
+        if index >= len(self._scene):
+            return []  # what is said of the keyframe may be false of its edit
         questions = questions_about(self._cache.language(index))
         many = min(self._config.questions, len(questions))
         chosen = [questions[i] for i in rng.permutation(len(questions))[:many]]
@@ -160,6 +188,8 @@ class DrivingSampler:
 
     def future(self, index: int, horizon_s: float) -> OccupancyTarget | None:
         """The label of a horizon, without what drives into the grid from outside: nobody can know it."""
+        if index >= len(self._scene):
+            return None
         other = self.later(index, horizon_s)
         label = self._cache.occupancy(other) if other is not None else None
         if other is None or label is None:

@@ -44,20 +44,28 @@ class TokenLoader:
 
     Args:
         tokens: of the training split.
+        edited: of the sampler's edited keyframes, if it draws any.
         sampler: of the same split.
         seed: of the run.
     """
 
-    def __init__(self, tokens: TokenCache, sampler: DrivingSampler, seed: int) -> None:
-        self._tokens, self._sampler, self._seed = tokens, sampler, seed
+    def __init__(
+        self, tokens: TokenCache, edited: TokenCache | None, sampler: DrivingSampler, seed: int
+    ) -> None:
+        self._tokens, self._edited, self._sampler, self._seed = tokens, edited, sampler, seed
 
     def batch(self, places: Sequence[tuple[int, int]]) -> TokenBatch:
         """The batch of (position in the run, sample) pairs."""
         samples, truth = self._sampler.draw(places)
         rng = np.random.default_rng([self._seed, places[0][0], 5])
-        parts = [self._tokens(index, int(rng.integers(self._tokens.variants))) for index in samples]
+        parts = [self._queries(index, rng) for index in samples]
         features, points_m = (torch.stack(part) for part in zip(*parts, strict=True))
         return TokenBatch(features, points_m, truth)
+
+    def _queries(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        if self._edited is not None and index >= len(self._tokens):
+            return self._edited(index - len(self._tokens))
+        return self._tokens(index, int(rng.integers(self._tokens.variants)))
 
 
 class PlanningTask(Task):

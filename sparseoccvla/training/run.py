@@ -30,6 +30,7 @@ from sparseoccvla.contracts import NUM_ANCHORS, NUM_STEPS
 from sparseoccvla.data.augment import AugmentationConfig
 from sparseoccvla.data.cache import CacheConfig, SampleCache
 from sparseoccvla.data.cache_build import open_cache
+from sparseoccvla.data.edits import EditedKeyframe, read_edits
 from sparseoccvla.data.tables import Tables
 from sparseoccvla.encoder import Encoder
 from sparseoccvla.errors import InputError
@@ -59,7 +60,14 @@ from sparseoccvla.training.teacher_stage import (
     write_teacher,
 )
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
-from sparseoccvla.training.tokens import QueriesOf, TokenCache, open_tokens
+from sparseoccvla.training.tokens import (
+    QueriesOf,
+    TokenCache,
+    Views,
+    driven_views,
+    edited_views,
+    open_tokens,
+)
 from sparseoccvla.weights import load_weights
 
 if TYPE_CHECKING:
@@ -316,9 +324,16 @@ def train_planning(run: Run, length: Length) -> None:
     """Train stage `planning`, or go on with it."""
     config, stage = run.config, run.config.planning
     manifest, sizes = run.trained(("encoder",))
+    # The rest starts anew, so its sizes are those of the settings, whatever the folder says.
+    sizes = replace(sizes, reasoner=run.sizes.reasoner, planner=run.sizes.planner)
     train, validation = run.split(config.train_split), run.split(config.validation_split)
     encoder = _loaded(Encoder(sizes.encoder), manifest, "encoder").to(run.accelerator.device).eval()
-    tokens = _tokens(run, encoder, train, config.train_split, stage.variants)
+    views = driven_views(train, sizes.encoder, stage.variants, stage.augmentation, config.seed)
+    tokens = _tokens(run, config.train_split, views, encoder)
+    edits, edited = _edits(run, train), None
+    if edits:
+        views = edited_views(train, run.dataroot, edits, sizes.encoder)
+        edited = _tokens(run, f"{config.train_split}-edited", views, encoder)
     sizes, tokenizer, words = _language(run, sizes, train)
     anchors = _anchors(run, train)
     texts = Texts(words, sizes.reasoner.prompt_style)
@@ -333,7 +348,8 @@ def train_planning(run: Run, length: Length) -> None:
         _driving_check(run, validation, texts, anchors[0], sizes),
         lru_cache(maxsize=None)(QueriesOf(validation, encoder, run.precision)),
     )
-    loader = TokenLoader(tokens, DrivingSampler(train, texts, stage.driving, config.seed), config.seed)
+    sampler = DrivingSampler(train, texts, stage.driving, config.seed, edits)
+    loader = TokenLoader(tokens, edited, sampler, config.seed)
     loop = run.loop("planning", task, loader.batch, len(train), stage.schedule, length)
     figures = loop.run()
     nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": reasoner, "planner": planner}
@@ -363,8 +379,8 @@ def train_joint(run: Run, length: Length) -> None:
         _driving_check(run, validation, texts, anchors[0], sizes),
         QueriesOf(validation, model.encoder, run.precision),
     )
-    # Pictures cost more here than words: the language model sees every keyframe.
-    driving = replace(config.planning.driving, spoken_share=1.0)
+    # Pictures cost more here than words: the language model sees every keyframe. Edited ones have no labels.
+    driving = replace(config.planning.driving, spoken_share=1.0, edited_share=0.0)
     sampler = DrivingSampler(train, texts, driving, config.seed)
     loader = JointLoader(run.scenes(train), sampler)
     loop = run.loop("joint", task, loader.batch, len(train), stage.schedule, length)
@@ -384,17 +400,29 @@ def _loaded[Net: nn.Module](net: Net, manifest: Manifest, stage: str) -> Net:
     return net
 
 
-def _tokens(run: Run, encoder: Encoder, cache: SampleCache, split: str, variants: int) -> TokenCache:
+def _tokens(run: Run, name: str, views: Views, encoder: Encoder) -> TokenCache:
     with run.accelerator.main_process_first():
-        return open_tokens(
-            run.out / "tokens" / split,
-            cache,
-            encoder,
-            variants,
-            run.config.planning.augmentation,
-            run.precision,
-            run.config.seed,
+        return open_tokens(run.out / "tokens" / name, views, encoder, run.precision)
+
+
+def _edits(run: Run, cache: SampleCache) -> list[EditedKeyframe]:
+    """The split's edited keyframes, if any are asked for.
+
+    A hazard that no picture shows is left out: nothing there tells that it is gone.
+    """
+    share, split = run.config.planning.driving.edited_share, run.config.train_split
+    if not share:
+        return []
+    known = set(cache.tokens)
+    edits = [edit for edit in read_edits(run.dataroot) if edit.sample_token in known]
+    edits = [edit for edit in edits if edit.seen or not edit.hazard]
+    if not edits:
+        raise InputError(
+            f"planning.driving.edited_share is {share:g}, but {run.dataroot} has no edited keyframes of split "
+            f"{split}; make them with `sparseoccvla world edit --dataroot {run.dataroot} --split {split}`, or "
+            "set it to 0"
         )
+    return edits
 
 
 def _language(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from sparseoccvla.data.augment import AugmentationConfig
 from sparseoccvla.data.cache import SampleCache
+from sparseoccvla.data.edits import EditedKeyframe, edited_sample
 from sparseoccvla.data.output import new_folder
-from sparseoccvla.encoder import Encoder
+from sparseoccvla.encoder import Encoder, EncoderConfig
 from sparseoccvla.training.batches import NetworkInputs, network_inputs
 
 _MANIFEST = "tokens.json"
@@ -26,7 +28,7 @@ _BATCH = 4
 
 
 class TokenCache:
-    """Queries of every keyframe of a split."""
+    """Queries of every keyframe of a split, or of every edited one."""
 
     def __init__(self, folder: Path) -> None:
         self._features = np.load(folder / "features.npy", mmap_mode="r")
@@ -44,52 +46,73 @@ class TokenCache:
         )
 
 
-def open_tokens(
-    folder: Path,
-    cache: SampleCache,
-    encoder: Encoder,
-    variants: int,
-    augmentation: AugmentationConfig,
-    precision: torch.dtype,
-    seed: int,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
-) -> TokenCache:
-    """The tokens of a split at `folder`, made first if there are none of this encoder.
+@dataclass(frozen=True)
+class Views:
+    """Pictures whose tokens are wanted."""
+
+    names: Sequence[str]  # of the keyframes; other names are other tokens
+    variants: int  # how many views of each keyframe
+    seed: int  # of the augmentation
+    inputs: Callable[[int, int], NetworkInputs]  # of a keyframe and variant
+
+
+def driven_views(
+    cache: SampleCache, encoder: EncoderConfig, variants: int, augmentation: AugmentationConfig, seed: int
+) -> Views:
+    """Every keyframe of a split, first as it is driven, then augmented."""
+
+    def inputs(index: int, variant: int) -> NetworkInputs:
+        rng = np.random.default_rng([seed, index, variant, 3])
+        history = cache.history(index, encoder.frames, augmentation if variant else None, rng)
+        return network_inputs(history, encoder.repeat_history)
+
+    return Views(cache.tokens, variants, seed, inputs)
+
+
+def edited_views(
+    cache: SampleCache, dataroot: Path, edits: Sequence[EditedKeyframe], encoder: EncoderConfig
+) -> Views:
+    """Every edited keyframe, without augmentation."""
+
+    def inputs(index: int, _variant: int) -> NetworkInputs:
+        sample = edited_sample(cache, dataroot, edits[index], encoder.frames)
+        return network_inputs(sample.history, encoder.repeat_history)
+
+    return Views([f"{edit.sample_token} {edit.edit}" for edit in edits], 1, 0, inputs)
+
+
+def open_tokens(folder: Path, views: Views, encoder: Encoder, precision: torch.dtype) -> TokenCache:
+    """The tokens of some views at `folder`, made first if there are none of this encoder.
 
     Args:
         folder: of the tokens.
-        cache: of the split.
+        views: to be encoded.
         encoder: frozen.
-        variants: how many views of each keyframe, the first without augmentation.
-        augmentation: of the others.
         precision: of autocast.
-        seed: of the augmentation.
-        progress: keyframes done, keyframes in all.
     """
     identity = {
         "encoder": weights_digest(encoder),
-        "samples": cache.tokens,
-        "variants": variants,
-        "seed": seed,
+        "samples": list(views.names),
+        "variants": views.variants,
+        "seed": views.seed,
     }
     manifest = folder / _MANIFEST
     if manifest.exists() and json.loads(manifest.read_text()) == identity:
         return TokenCache(folder)
     config = encoder.config
-    shape = (len(cache), variants, config.queries)
+    count = len(views.names)
+    shape = (count, views.variants, config.queries)
     with new_folder(folder, lambda old: (old / _MANIFEST).exists()) as work:
         features = np.lib.format.open_memmap(work / "features.npy", "w+", np.float16, (*shape, config.width))
         points_m = np.lib.format.open_memmap(
             work / "points.npy", "w+", np.float16, (*shape, config.points[-1], 3)
         )
-        for start in range(0, len(cache), _BATCH):
-            indices = range(start, min(start + _BATCH, len(cache)))
-            for variant in range(variants):
-                inputs = [_inputs(cache, index, variant, encoder, augmentation, seed) for index in indices]
-                said = queries_of(encoder, inputs, precision)
-                features[start : start + len(inputs), variant] = said[0].numpy()
-                points_m[start : start + len(inputs), variant] = said[1].numpy()
-            progress(indices[-1] + 1, len(cache))
+        for start in range(0, count, _BATCH):
+            indices = range(start, min(start + _BATCH, count))
+            for variant in range(views.variants):
+                said = queries_of(encoder, [views.inputs(index, variant) for index in indices], precision)
+                features[start : indices.stop, variant] = said[0].numpy()
+                points_m[start : indices.stop, variant] = said[1].numpy()
         features.flush()
         points_m.flush()
         (work / _MANIFEST).write_text(json.dumps(identity))
@@ -108,20 +131,6 @@ def queries_of(
             stacked.images_rgb.float(), stacked.image_from_base, stacked.base_from_image, stacked.valid
         )
     return decoded.features.float().cpu(), decoded.points_m[-1].float().cpu()
-
-
-def _inputs(
-    cache: SampleCache,
-    index: int,
-    variant: int,
-    encoder: Encoder,
-    augmentation: AugmentationConfig,
-    seed: int,
-) -> NetworkInputs:
-    rng = np.random.default_rng([seed, index, variant, 3])
-    chosen = augmentation if variant else None
-    history = cache.history(index, encoder.config.frames, chosen, rng)
-    return network_inputs(history, encoder.config.repeat_history)
 
 
 class QueriesOf:

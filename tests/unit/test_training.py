@@ -15,6 +15,7 @@ import torch
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.config import ConfigError, ModelSource
 from sparseoccvla.data.cache import SampleCache
+from sparseoccvla.data.edits import EditedKeyframe
 from sparseoccvla.encoder import Encoder
 from sparseoccvla.errors import InputError
 from sparseoccvla.language import END_MARK, load_tokenizer
@@ -396,6 +397,29 @@ def test_late_reasoning_comes_from_an_earlier_keyframe_of_the_scene(
     assert truth.reasoning_of.tolist() == [2, 1]
     assert truth.reasoning_age_s[0] == pytest.approx(0.5 * (6 - samples[2]), abs=1e-3)
     assert truth.reasoning_age_s[1] == 0
+
+
+def test_an_edited_keyframe_is_planned_as_the_driver_would_there(
+    run: Run, cache: SampleCache, texts: Texts
+) -> None:
+    config = replace(run.config.planning.driving, edited_share=1.0, stale_share=1.0, null_share=0.0)
+    future = np.full((6, 3), 7.0)
+    edits = [
+        EditedKeyframe(cache.tokens[5], "remove-pedestrian-0", "remove", "pedestrian-0", True, future),
+        EditedKeyframe(cache.tokens[2], "hour-night", "hour", "", True, future),
+    ]
+    samples, truth = DrivingSampler(cache, texts, config, 0, edits).draw([(i, 0) for i in range(8)])
+    assert set(samples) == {len(cache), len(cache) + 1}
+    assert len(samples) == 8  # none lends its T_r: the keyframe before shows the hazard
+    for row, index in enumerate(samples):
+        driven = torch.from_numpy(cache.truth(2).future[:, :2]).float()
+        wanted = driven if index > len(cache) else torch.full((6, 2), 7.0)
+        torch.testing.assert_close(truth.future_m[row], wanted)
+    assert all(target is None for step in truth.forecast for target in step)
+    assert truth.pack.ids.shape[1] == len(texts.planning) + 1  # nothing is said of it
+    config = replace(config, edited_share=0.0)
+    samples, _ = DrivingSampler(cache, texts, config, 0, edits).draw([(i, 0) for i in range(8)])
+    assert max(samples) < len(cache)
 
 
 def test_keyframes_without_words_are_planned_with_the_null_token(
