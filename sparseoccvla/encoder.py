@@ -465,30 +465,34 @@ class PointClasses(nn.Module):
             self.config.image_size_px,
         )
         u, v, view, seen, _, depth_m = (part.view(batch, queries, points) for part in where)
-        maps = self.reduce(scene.levels[0][:, 0]).float()
-        if scene.surface is None:
-            picture = sample(maps, u, v, view, self.config.cameras)  # (B, 48, Q, R)
-        else:
-            maps = torch.cat([maps, scene.surface], dim=1)
+        surface, weight = scene.surface, self.from_point.weight
+        maps = self.reduce(scene.levels[0][:, 0])
+        if surface is not None:
+            maps = torch.cat([maps, surface[:, :-1].to(maps)], dim=1)
+        # To read a map is linear, so the layer is applied to its few cells, not to what its many points read;
+        # and with channels first, because to copy so many points takes longer than to multiply them.
+        of_picture, of_place = weight.tensor_split([maps.shape[1]], dim=1)
+        maps = F.conv2d(maps, of_picture[:, :, None, None]).float()
+        if surface is not None:
             height, width = maps.shape[-2] // self.config.cameras - 2, maps.shape[-1]
             # The 2-D head speaks for the centers of cells, and depth jumps from one to the next.
             u = ((u * width - 0.5) / (width - 1)).clamp(0.0, 1.0)
             v = ((v * height - 0.5) / (height - 1)).clamp(0.0, 1.0)
-            picture = self._with_gaps(sample(maps, u, v, view, self.config.cameras), depth_m)
-        picture = picture * seen[:, None]
+            maps = torch.cat([maps, surface[:, -1:]], dim=1)
+        read = sample(maps, u, v, view, self.config.cameras)  # (B, width, Q, R), and log depth
+        gaps = [] if surface is None else [gap * seen for gap in self._gaps(read[:, -1], depth_m)]
         away_m = points_m - center_m[:, :, None]
-        point = torch.cat(
-            [picture.permute(0, 2, 3, 1), points_m / 40.0, away_m / 4.0, seen[..., None]], dim=-1
-        )  # (B, Q, R, 55)
-        hidden = F.relu(self.from_point(point) + self.from_query(features)[:, :, None])
-        logits: Tensor = self.out(hidden)
-        return logits.float()
+        place = torch.stack([*gaps, *(points_m / 40.0).unbind(-1), *(away_m / 4.0).unbind(-1), seen], dim=1)
+        told = self.from_query(features).transpose(1, 2)[..., None]  # (B, width, Q, 1)
+        hidden = torch.addcmul(told, read[:, : len(weight)], seen[:, None]).flatten(2)
+        hidden = F.relu(torch.baddbmm(hidden, of_place.expand(batch, -1, -1), place.flatten(2)))
+        out = self.out.weight.expand(batch, -1, -1) @ hidden + self.out.bias[:, None]  # (B, K, Q * R)
+        return out.float().transpose(1, 2).unflatten(1, (queries, points))
 
-    def _with_gaps(self, picture: Tensor, depth_m: Tensor) -> Tensor:
-        """What was sampled, its last channel, log depth, made the gap to each point in a few scales."""
-        gap = depth_m.clamp(min=0.1).log() - picture[:, -1]  # (B, Q, R)
-        near = [(-gap.abs() / scale).exp() for scale in self._GAP_SCALES]
-        return torch.cat([picture[:, :-1], torch.stack([gap.clamp(-2.0, 2.0), *near], dim=1)], dim=1)
+    def _gaps(self, log_depth: Tensor, depth_m: Tensor) -> list[Tensor]:
+        """How far points at a depth lie behind the surface, and whether near it in a few scales."""
+        gap = depth_m.clamp(min=0.1).log() - log_depth  # (B, Q, R)
+        return [gap.clamp(-2.0, 2.0), *((-gap.abs() / scale).exp() for scale in self._GAP_SCALES)]
 
 
 class AuxiliaryHead(nn.Module):

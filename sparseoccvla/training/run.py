@@ -418,9 +418,9 @@ def _edits(run: Run, cache: SampleCache) -> list[EditedKeyframe]:
     edits = [edit for edit in edits if edit.seen or not edit.hazard]
     if not edits:
         raise InputError(
-            f"planning.driving.edited_share is {share:g}, but {run.dataroot} has no edited keyframes of split "
-            f"{split}; make them with `sparseoccvla world edit --dataroot {run.dataroot} --split {split}`, or "
-            "set it to 0"
+            f"planning.driving.edited_share is {share:g}, but {run.dataroot} has no edited keyframes of "
+            f"split {split}; make them with `sparseoccvla world edit --dataroot {run.dataroot} "
+            f"--split {split}`, or set it to 0"
         )
     return edits
 
