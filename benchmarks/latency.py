@@ -18,9 +18,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import rclpy
@@ -28,16 +31,17 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.experimental import EventsExecutor
 from sparseoccvla_msgs.msg import OccupancyQueries, PlannedTrajectory, PlanProposal, StackInfo
 
+from benchmarks.measuring import age_ms
 from sparseoccvla_ros import convert, qos
-from sparseoccvla_ros.rig import Rig
+from sparseoccvla_ros.rig import FIRING_S, Rig
 
 _WARM_UP = 10
 STAGES = {"encoder", "planner", "reasoner"}
 
 
 def spread(milliseconds: list[float]) -> dict[str, float | int]:
-    p50, p95, top = np.percentile(milliseconds, (50, 95, 100)).round(2)
-    return {"p50": float(p50), "p95": float(p95), "max": float(top), "n": len(milliseconds)}
+    p50, p95, p99, top = np.percentile(milliseconds, (50, 95, 99, 100)).round(2).tolist()
+    return {"p50": p50, "p95": p95, "p99": p99, "max": top, "n": len(milliseconds)}
 
 
 def cpu_name() -> str:
@@ -81,7 +85,12 @@ def measure(sets: int, rate_hz: float) -> dict:
     sent = dict(list(rig.drive(sets + _WARM_UP, rate_hz).items())[_WARM_UP:])
     time.sleep(1.0)
     rclpy.try_shutdown()
+    # A set is sent when its last camera fires, so long after t0.
+    t0_s = {t0: start - max(FIRING_S.values()) for t0, start in sent.items()}
+    answers = sorted(came["trajectory"][t0] for t0 in set(sent) & set(came["trajectory"]))
     return {
+        "plans_per_s": round((len(answers) - 1) / (answers[-1] - answers[0]), 2),
+        "age_of_followed_ms": spread(age_ms(t0_s, came["trajectory"])),
         "camera_to_ms": {
             name: spread([(stamps[t0] - start) * 1e3 for t0, start in sent.items() if t0 in stamps])
             for name, stamps in came.items()
@@ -92,6 +101,21 @@ def measure(sets: int, rate_hz: float) -> dict:
     }
 
 
+@contextlib.contextmanager
+def launched(arguments: list[str]) -> Iterator[None]:
+    """The stack without its visualizer, while the block runs."""
+    launch = subprocess.Popen(
+        ["ros2", "launch", "sparseoccvla", "full_stack.launch.py", "visualizer:=false",
+         "camera_reliability:=reliable", *arguments],
+        stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        os.killpg(launch.pid, signal.SIGINT)
+        launch.wait(20)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("latency.json"))
@@ -99,16 +123,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--backend", default="fake")
     args = parser.parse_args()
-    launch = subprocess.Popen(
-        ["ros2", "launch", "sparseoccvla", "full_stack.launch.py", f"backend:={args.backend}",
-         "visualizer:=false", "camera_reliability:=reliable"],
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
+    with launched([f"backend:={args.backend}"]):
         result = measure(args.sets, args.rate)
-    finally:
-        os.killpg(launch.pid, signal.SIGINT)
-        launch.wait(20)
     report = {
         "what": "last camera of a set published -> guarded trajectory received",
         "command": "python benchmarks/latency.py " + " ".join(sys.argv[1:]),

@@ -45,3 +45,19 @@ def machine() -> dict[str, object]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
+
+
+def age_ms(t0_s: Mapping[int, float], came_s: Mapping[int, float], every_s: float = 0.01) -> list[float]:
+    """How old the followed trajectory was, again and again from the first that came to the last set's t0.
+
+    Args:
+        t0_s: when each set's t0 was.
+        came_s: when the trajectory of a set came, by the same key and clock; some never do.
+        every_s: how often one looks.
+    """
+    arrivals = sorted((when, t0_s[key]) for key, when in came_s.items() if key in t0_s)
+    looks = np.arange(arrivals[0][0], max(t0_s.values()), every_s)
+    # A late answer to an older set does not replace a newer one.
+    newest = np.maximum.accumulate([t0 for _, t0 in arrivals])
+    followed = np.searchsorted([when for when, _ in arrivals], looks, side="right") - 1
+    return list((looks - newest[followed]) * 1e3)
