@@ -43,6 +43,7 @@ QuestionOnly = Annotated[str, typer.Option(help="A model trained without occupan
 RaysEvery = Annotated[int, typer.Option(min=1, help="RayIoU of every n-th keyframe.")]
 Backend = Annotated[str, typer.Option(help="Who computes; see the parameter `backend` of the nodes.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores. Busy cores want 1.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that predict, and share the threads.")]
 Caches = Annotated[Path | None, typer.Option(help="Where caches of samples lie or go; else in --out.")]
 
 
@@ -75,6 +76,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
         rays_every: RaysEvery = 10,
         backend: Backend = "torch",
         threads: Threads = 0,
+        workers: Workers = 1,
         caches: Caches = None,
     ) -> None:
         from sparseoccvla.data.tables import Tables
@@ -95,6 +97,7 @@ def _command(parts: tuple[Part, ...]) -> Callable[..., None]:
             rays_every=rays_every,
             question_only=question_only,
             caches=caches,
+            workers=workers,
         )
         files = evaluate(evaluation, _progress)
         report = out / "report.md"

@@ -45,7 +45,8 @@ from sparseoccvla.evaluation.plots import PLOTS, write_plots
 from sparseoccvla.evaluation.predictions import Part, PredictionStore, Shuffle
 from sparseoccvla.evaluation.questions import Question
 from sparseoccvla.evaluation.report import write_report
-from sparseoccvla.evaluation.runner import Models, RunConfig, Runner, answer
+from sparseoccvla.evaluation.runner import Models, RunConfig, answer
+from sparseoccvla.evaluation.workers import Job, predict_in_processes
 from sparseoccvla.evaluation.worst import WORST, write_worst
 from sparseoccvla.geometry import planar_matrix
 from sparseoccvla.metrics.agents import LIDAR_FORWARD_M
@@ -88,6 +89,7 @@ class Evaluation:
     edited: int = 300  # edits that take a hazard away, and irrelevant ones, drawn by the seed; 0: none
     question_only: str = ""  # a model whose language model was trained without occupancy tokens
     caches: Path | None = None  # where caches of samples lie or go; None: in `out`
+    workers: int = 1  # processes that predict
 
 
 def evaluate(evaluation: Evaluation, progress: Progress) -> list[Path]:
@@ -188,12 +190,16 @@ def _predict(
                 f"--shuffle {shuffle} changes nothing of {', '.join(evaluation.parts)}; it is a control of "
                 f"{', '.join(affected)}"
             )
-        runner = Runner(models, cache, parts, evaluation.run, shuffle)
+        job = Job(evaluation.source, cache.folder, tuple(parts), evaluation.run, shuffle)
+        runner = job.runner(models)
         count = runner.count
         store = PredictionStore(evaluation.out / "predictions" / shuffle, runner.describe())
         what = "predictions" if shuffle is Shuffle.NONE else f"predictions, {shuffle} shuffled"
         with progress(what, count) as advance:
-            runner.run(store, advance)
+            if evaluation.workers > 1:
+                predict_in_processes(job, runner, store, evaluation.workers, advance)
+            else:
+                runner.run(store, advance)
         stores[shuffle] = store
     return stores, count
 

@@ -6,7 +6,7 @@ backbone. Planner and reasoner see the same frame, as with `reasoning.policy: sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -130,11 +130,18 @@ class Runner:
             **asdict(self.config),
         }
 
-    def run(self, store: PredictionStore, progress: Progress = lambda _: None) -> None:
-        """Predict every scene that the store does not have."""
+    def run(
+        self,
+        store: PredictionStore,
+        progress: Progress = lambda _: None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Predict every scene, or of some, that the store does not have."""
         seen: set[str] = set()
         for scene, indices in self.scenes.items():
-            if not store.has(scene):
+            if only is not None and scene not in only:
+                pass  # its tokens still count as seen
+            elif not store.has(scene):
                 store.write(scene, self.predict(indices, seen, progress))
             else:
                 progress(len(indices))
