@@ -483,9 +483,10 @@ class PointClasses(nn.Module):
         gaps = [] if surface is None else [gap * seen for gap in self._gaps(read[:, -1], depth_m)]
         away_m = points_m - center_m[:, :, None]
         place = torch.stack([*gaps, *(points_m / 40.0).unbind(-1), *(away_m / 4.0).unbind(-1), seen], dim=1)
-        told = self.from_query(features).transpose(1, 2)[..., None]  # (B, width, Q, 1)
+        # Contiguous, or the sum takes its layout; and in place: a copy costs as much as a multiplication.
+        told = self.from_query(features).transpose(1, 2).contiguous()[..., None]  # (B, width, Q, 1)
         hidden = torch.addcmul(told, read[:, : len(weight)], seen[:, None]).flatten(2)
-        hidden = F.relu(torch.baddbmm(hidden, of_place.expand(batch, -1, -1), place.flatten(2)))
+        hidden = hidden.baddbmm_(of_place.expand(batch, -1, -1), place.flatten(2)).relu_()
         out = self.out.weight.expand(batch, -1, -1) @ hidden + self.out.bias[:, None]  # (B, K, Q * R)
         return out.float().transpose(1, 2).unflatten(1, (queries, points))
 
