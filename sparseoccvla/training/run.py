@@ -219,7 +219,7 @@ class Run:
         if distilled:
             card["distilled_from"] = distilled
         parts = ModelParts(
-            config, *anchors, tokenizer, nets, f"{self.dataroot.name} {self.config.train_split}"
+            config, *anchors, tokenizer, nets, f"{self._tables.version} {self.config.train_split}"
         )
         write_model(self.model_folder, Path(self.config.model).stem, parts, card)
 
