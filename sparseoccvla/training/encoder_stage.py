@@ -138,5 +138,7 @@ def encoder_terms(
         decoded = decoded._replace(logits=tuple(logits.float() for logits in decoded.logits))
         terms = occupancy_terms(decoded, batch.targets, config.losses, generators, columns)
         if decoded.auxiliary is not None:
-            terms |= auxiliary_terms(decoded.auxiliary, batch.pixel_classes, batch.pixel_depth_m)
+            terms |= auxiliary_terms(
+                decoded.auxiliary, batch.pixel_classes, batch.pixel_depth_m, config.losses
+            )
     return terms

@@ -322,22 +322,29 @@ def _drawn_voxels(
     return torch.multinomial(weight, config.drawn_points, replacement=True, generator=generator).to(device)
 
 
-def auxiliary_terms(auxiliary: Auxiliary, labels: Tensor, depth_m: Tensor) -> dict[str, Term]:
-    """Semantics and log depth of the 2-D head.
+def auxiliary_terms(
+    auxiliary: Auxiliary, labels: Tensor, depth_m: Tensor, config: OccupancyLossConfig
+) -> dict[str, Term]:
+    """Semantics and log depth of the 2-D head, pixels weighed as the classes of voxels are.
+
+    A pedestrian far off has a few cells in a picture of road and walls; unweighted, none is ever found.
 
     Args:
         auxiliary: of the encoder.
         labels: (B, N, H, W) 0..16, FREE_CLASS for sky, IGNORE.
         depth_m: (B, N, H, W) along the optical axis, 0 where there is none.
+        config: its class weights, that of free for the sky and for what has no label.
     """
     known = labels != IGNORE
+    weights = auxiliary.logits.new_tensor([*config.class_weights, config.free_weight])
+    weight = weights[labels.long().clamp(max=FREE_CLASS)]
     logits = auxiliary.logits.movedim(2, -1)[known]
-    semantics = F.cross_entropy(logits, labels[known].long(), reduction="sum")
-    has_depth = depth_m > 0
+    semantics = F.cross_entropy(logits, labels[known].long(), weights, reduction="sum")
+    weight_of_depth = weight * (depth_m > 0)
     gap = (auxiliary.log_depth - depth_m.clamp(min=0.1).log()).abs()
     return {
-        "auxiliary_classes": Term(semantics, known.sum()),
-        "auxiliary_depth": Term((gap * has_depth).sum(), has_depth.sum()),
+        "auxiliary_classes": Term(semantics, (weight * known).sum()),
+        "auxiliary_depth": Term((gap * weight_of_depth).sum(), weight_of_depth.sum()),
     }
 
 

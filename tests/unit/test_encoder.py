@@ -56,7 +56,8 @@ def loss_of(net: Encoder) -> torch.Tensor:
     if out.auxiliary is not None:
         shape = out.auxiliary.log_depth.shape
         labels = torch.randint(NUM_CLASSES, shape, generator=generator)
-        terms |= auxiliary_terms(out.auxiliary, labels, torch.rand(shape, generator=generator) * 30 + 1)
+        depth_m = torch.rand(shape, generator=generator) * 30 + 1
+        terms |= auxiliary_terms(out.auxiliary, labels, depth_m, OccupancyLossConfig())
     # The features themselves are what the stages behind train on.
     return reduce_terms(terms, {})[0] + out.features.square().mean()
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -187,10 +188,24 @@ def test_pixels_that_say_nothing_are_left_out_of_the_auxiliary_loss() -> None:
     labels = torch.tensor([[[[4, IGNORE], [FREE_CLASS, 11]]]])
     depth_m = torch.tensor([[[[10.0, 0.0], [0.0, 20.0]]]])
     auxiliary = Auxiliary(logits, torch.full((1, 1, 2, 2), 10.0).log())
-    terms = auxiliary_terms(auxiliary, labels, depth_m)
+    terms = auxiliary_terms(auxiliary, labels, depth_m, PLAIN)
     assert terms["auxiliary_classes"].divisor == 3
     assert terms["auxiliary_depth"].divisor == 2
     assert terms["auxiliary_depth"].total.item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_a_pixel_of_a_rare_class_counts_for_many() -> None:
+    """One of two pixels is a pedestrian's, and both say road: loss and depth are mostly the pedestrian's."""
+    logits = torch.zeros(1, 1, NUM_CLASSES + 1, 1, 2)
+    logits[:, :, 11] = 5.0
+    labels, depth_m = torch.tensor([[[[7, 11]]]]), torch.tensor([[[[20.0, 10.0]]]])
+    auxiliary = Auxiliary(logits, torch.full((1, 1, 1, 2), 10.0).log())
+    weights = tuple(3.0 if index == 7 else 1.0 for index in range(NUM_CLASSES))
+    terms = auxiliary_terms(auxiliary, labels, depth_m, replace(PLAIN, class_weights=weights))
+    depth, classes = terms["auxiliary_depth"], terms["auxiliary_classes"]
+    assert float(depth.total / depth.divisor) == pytest.approx(0.75 * math.log(2))
+    plain = auxiliary_terms(auxiliary, labels, depth_m, PLAIN)["auxiliary_classes"]
+    assert classes.total / classes.divisor > 1.4 * plain.total / plain.divisor
 
 
 ANCHORS = torch.from_numpy(analytic_anchors()).flatten(0, 1)
