@@ -486,7 +486,7 @@ class PointClasses(nn.Module):
         # Contiguous, or the sum takes its layout; and in place: a copy costs as much as a multiplication.
         told = self.from_query(features).transpose(1, 2).contiguous()[..., None]  # (B, width, Q, 1)
         hidden = torch.addcmul(told, read[:, : len(weight)], seen[:, None]).flatten(2)
-        hidden = hidden.baddbmm_(of_place.expand(batch, -1, -1), place.flatten(2)).relu_()
+        hidden = hidden.baddbmm_(of_place.to(hidden).expand(batch, -1, -1), place.flatten(2)).relu_()
         out = self.out.weight.expand(batch, -1, -1) @ hidden + self.out.bias[:, None]  # (B, K, Q * R)
         return out.float().transpose(1, 2).unflatten(1, (queries, points))
 
