@@ -55,7 +55,7 @@ from sparseoccvla.training.packing import Texts
 from sparseoccvla.training.planning_stage import PlanningTask, TokenBatch
 from sparseoccvla.training.run import Run, model_config
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
-from sparseoccvla.training.tokens import queries_of
+from sparseoccvla.training.tokens import Queries, queries_of
 
 GIB = 2**30
 STAGES = ("encoder", "planning", "joint")
@@ -235,7 +235,7 @@ def measure(stage: str, plan: Plan) -> dict[str, Any]:
             None,
             None,
         )
-        batch = TokenBatch(*queries, truth)
+        batch = TokenBatch(queries, truth)
         schedule = config.planning.schedule
         figures["tokens"] = _tokens(truth, sizes)
     if stage == "joint":
@@ -254,9 +254,7 @@ def _tokens(truth: DrivingTruth, sizes: ModelConfig) -> int:
     return occupancy + sizes.reasoner.global_tokens + truth.pack.ids.shape[1]
 
 
-def _encoder_forward(
-    run: Run, samples: list[int], gradient_frames: int
-) -> tuple[dict[str, float], tuple[Tensor, Tensor]]:
+def _encoder_forward(run: Run, samples: list[int], gradient_frames: int) -> tuple[dict[str, float], Queries]:
     """What the frozen encoder takes for the queries of the samples, and these."""
     encoder = frugal(Encoder(run.sizes.encoder), gradient_frames).to(run.accelerator.device).eval()
     cache, config = run.split(SPLIT), encoder.config

@@ -311,11 +311,33 @@ class OccupancyQueries:
     t0_ns: int
     features: NDArray[np.floating]  # (Q, C)
     points_base_m: NDArray[np.floating]  # (Q, R, 3)
+    point_labels: NDArray[np.uint8]  # (Q, R) best class of each point, 0..16
+    point_scores: NDArray[np.floating]  # (Q, R) its score in [0, 1]
 
     def validate(self) -> Self:
         check_array("OccupancyQueries.features", self.features, (None, None), "f")
         check_array("OccupancyQueries.points_base_m", self.points_base_m, (len(self.features), None, 3), "f")
+        points = self.points_base_m.shape[:2]
+        check_array("OccupancyQueries.point_labels", self.point_labels, points, "u")
+        check_array("OccupancyQueries.point_scores", self.point_scores, points, "f")
+        if self.point_labels.max(initial=0) >= NUM_CLASSES:
+            raise ContractError(
+                f"OccupancyQueries.point_labels has {self.point_labels.max()}, wanted 0 to {NUM_CLASSES - 1}"
+            )
         return self
+
+    @classmethod
+    def of(
+        cls,
+        t0_ns: int,
+        features: NDArray[np.floating],
+        points_base_m: NDArray[np.floating],
+        class_scores: NDArray[np.floating],
+    ) -> Self:
+        """With the best of each point's `class_scores` (Q, R, 17)."""
+        labels = class_scores.argmax(axis=-1)
+        best = np.take_along_axis(class_scores, labels[..., None], axis=-1)[..., 0]
+        return cls(t0_ns, features, points_base_m, labels.astype(np.uint8), best.astype(np.float16))
 
     @classmethod
     def fake(
@@ -329,6 +351,8 @@ class OccupancyQueries:
             t0_ns,
             rng.standard_normal((queries, width)).astype(np.float32),
             (center + rng.normal(0, 0.5, (queries, points, 3))).astype(np.float32),
+            rng.integers(0, NUM_CLASSES, (queries, points), np.uint8),
+            rng.uniform(0, 1, (queries, points)).astype(np.float32),
         )
 
 

@@ -4,6 +4,10 @@ The language model's occupancy tokens are added to Q_L (residual fusion); one he
 steps, is applied again and again: each time the queries change a little, move as a whole, move each
 of their points a little, and say the points' classes. A head that does nothing repeats the present.
 
+`from_present` tells the head what the encoder says of each point. The paper's head has the query's feature
+only, which knows as much as the encoder's class head does; where that one reads the picture at each point, a
+forecast without it is worse than the present that stays.
+
 Dimension legend:
     B batch    Q queries    R points per query    C query width    D token width
     K classes (17, or 18 with free)
@@ -21,6 +25,8 @@ from torch import Tensor, nn
 from sparseoccvla.connector import PointEncoding
 from sparseoccvla.contracts import FORECAST_HORIZONS_S, NUM_CLASSES
 
+_RULED_OUT = -6.0  # logit of the classes that the encoder did not call best
+
 
 @dataclass(frozen=True)
 class ForecasterConfig:
@@ -30,12 +36,27 @@ class ForecasterConfig:
     token_width: int = 4096
     point_width: int = 128
     free_class: bool = False
+    from_present: bool = False  # classes start from what the encoder says of the points now
     move_scale_m: float = 4.0  # meters in one step of one unit of the head
     point_scale_m: float = 0.5
 
     @property
     def classes(self) -> int:
         return NUM_CLASSES + self.free_class
+
+
+class Present(NamedTuple):
+    """The points that are forecast, and what the encoder says of them."""
+
+    points_m: Tensor  # (B, Q, R, 3) base_link at t0
+    labels: Tensor  # (B, Q, R) int32, best class
+    scores: Tensor  # (B, Q, R) its score in [0, 1]
+
+    @classmethod
+    def of(cls, points_m: Tensor, scores: Tensor) -> Present:
+        """From the scores (B, Q, R, 17) of all classes."""
+        best = scores.detach().max(dim=-1)
+        return cls(points_m, best.indices.int(), best.values)
 
 
 class ForecastStep(NamedTuple):
@@ -55,18 +76,19 @@ class Forecaster(nn.Module):
         self.from_token = nn.Linear(config.token_width, config.query_width)
         self.head = ForecastHead(config)
 
-    def forward(self, features: Tensor, points_m: Tensor, tokens: Tensor) -> tuple[ForecastStep, ...]:
+    def forward(self, features: Tensor, present: Present, tokens: Tensor) -> tuple[ForecastStep, ...]:
         """A step for each of FORECAST_HORIZONS_S.
 
         Args:
             features: Q_L (B, Q, C).
-            points_m: P_L (B, Q, R, 3).
+            present: P_L, or some of its points.
             tokens: hidden states (B, Q, D) of the language model at the occupancy tokens.
         """
-        state = features + self.from_token(tokens) + self.position(points_m)
+        state = features + self.from_token(tokens) + self.position(present.points_m)
         steps = []
         for _ in FORECAST_HORIZONS_S:
-            state, points_m, logits = self.head(state, points_m)
+            state, points_m, logits = self.head(state, present)
+            present = present._replace(points_m=points_m)
             steps.append(ForecastStep(points_m, logits))
         return tuple(steps)
 
@@ -88,14 +110,34 @@ class ForecastHead(nn.Module):
         self.out = nn.Linear(point, 3 + config.classes)
         nn.init.normal_(self.move.weight, std=1e-3)
         nn.init.zeros_(self.move.bias)
+        self.from_label = nn.Embedding(NUM_CLASSES, point) if config.from_present else None
+        if config.from_present:
+            # At first each point stays where and what it is.
+            nn.init.normal_(self.out.weight, std=1e-3)
+            nn.init.zeros_(self.out.bias)
 
-    def forward(self, state: Tensor, points_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, state: Tensor, present: Present) -> tuple[Tensor, Tensor, Tensor]:
         """State (B, Q, C), points (B, Q, R, 3) and logits (B, Q, R, K) one second later."""
+        points_m = present.points_m
         state = state + self.update(state)
         query = self.norm(state)
         away_m = points_m - points_m.mean(dim=2, keepdim=True)
         place = torch.cat([points_m / 40.0, away_m / 4.0], dim=-1)
-        point = F.relu(self.from_place(place) + self.from_query(query)[:, :, None])  # (B, Q, R, point)
-        offset, logits = self.out(point).float().split([3, self.config.classes], dim=-1)
+        point = self.from_place(place) + self.from_query(query)[:, :, None]  # (B, Q, R, point)
+        if self.from_label is not None:
+            point = point + present.scores[..., None] * self.from_label(present.labels)
+        offset, logits = self.out(F.relu(point)).float().split([3, self.config.classes], dim=-1)
+        if self.from_label is not None:
+            logits = logits + self._logits(present)
         moved_m = self.config.move_scale_m * self.move(query).float()[:, :, None]
         return state, points_m + moved_m + self.config.point_scale_m * offset, logits
+
+    def _logits(self, present: Present) -> Tensor:
+        """Logits (B, Q, R, K) that give the present's class its score, and free the rest."""
+        score = present.scores.float().clamp(1e-3, 1 - 1e-3)[..., None]
+        every = torch.arange(self.config.classes, device=score.device)
+        best, rest = score.log(), (1 - score).log()
+        if not self.config.free_class:
+            best = best - rest
+        logits = torch.where(present.labels[..., None] == every, best, _RULED_OUT)
+        return torch.where(every == NUM_CLASSES, rest, logits) if self.config.free_class else logits

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparseoccvla.connector import Connector, ConnectorConfig, Pooling
 from sparseoccvla.contracts import NUM_GLOBAL_TOKENS, OCC3D_GRID
-from sparseoccvla.forecaster import Forecaster, ForecasterConfig, ForecastStep
+from sparseoccvla.forecaster import Forecaster, ForecasterConfig, ForecastStep, Present
 from sparseoccvla.language import LanguageConfig, build_language_model
 
 
@@ -36,6 +36,7 @@ class ReasonerConfig:
     queries: int = 600  # of the encoder; read where tokens are pooled
     forecast_point_width: int = 128
     forecast_free_class: bool = False
+    forecast_from_present: bool = False  # see `forecaster.py`
 
 
 class Prefill(NamedTuple):
@@ -65,6 +66,7 @@ class Reasoner(nn.Module):
                 token_width=width,
                 point_width=config.forecast_point_width,
                 free_class=config.forecast_free_class,
+                from_present=config.forecast_from_present,
             )
         )
 
@@ -106,9 +108,9 @@ class Reasoner(nn.Module):
             occupancy = torch.zeros_like(occupancy).scatter(1, order, occupancy)
         return occupancy
 
-    def forecast(self, features: Tensor, points_m: Tensor, occupancy: Tensor) -> tuple[ForecastStep, ...]:
-        """The forecast from Q_L, P_L and `Prefill.occupancy`."""
-        steps: tuple[ForecastStep, ...] = self.forecaster(features, points_m, occupancy)
+    def forecast(self, features: Tensor, present: Present, occupancy: Tensor) -> tuple[ForecastStep, ...]:
+        """The forecast from Q_L, what is there now, and `Prefill.occupancy`."""
+        steps: tuple[ForecastStep, ...] = self.forecaster(features, present, occupancy)
         return steps
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -231,12 +231,18 @@ def queries_msg(
         memory_cleared=memory_cleared,
         features=tensor_msg("features", queries.features),
         points_m=tensor_msg("points_m", queries.points_base_m),
+        point_labels=tensor_msg("point_labels", queries.point_labels),
+        point_scores=tensor_msg("point_scores", queries.point_scores),
     )
 
 
 def queries(message: OccupancyQueriesMsg) -> OccupancyQueries:
     return OccupancyQueries(
-        time_ns(message.header.stamp), tensor_array(message.features), tensor_array(message.points_m)
+        time_ns(message.header.stamp),
+        tensor_array(message.features),
+        tensor_array(message.points_m),
+        tensor_array(message.point_labels),
+        tensor_array(message.point_scores),
     ).validate()
 
 

@@ -99,7 +99,13 @@ class Seer(FakeEncoder):
         # Which keyframe was seen: reasoner and planner read it here.
         features = np.full((1, 4), index, np.float32)
         return EncoderOutput(
-            OccupancyQueries(newest.t0_ns, features, np.zeros((1, 1, 3), np.float32)), points
+            OccupancyQueries.of(
+                newest.t0_ns,
+                features,
+                np.zeros((1, 1, 3), np.float32),
+                np.zeros((1, 1, NUM_CLASSES), np.float32),
+            ),
+            points,
         )
 
 

@@ -44,7 +44,7 @@ MODEL = ModelConfig(
         language=LanguageConfig(
             width=32, layers=2, heads=2, ffn_width=48, vocabulary=320, tied=True, dtype="float32", lora_rank=0
         ),
-        prompt_style="plain", forecast_point_width=8, forecast_free_class=True,
+        prompt_style="plain", forecast_point_width=8, forecast_free_class=True, forecast_from_present=True,
     ),
     planner=PlannerConfig(
         query_width=16, token_width=32, width=16, heads=2, ffn_width=16,

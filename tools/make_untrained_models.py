@@ -62,6 +62,7 @@ TINY = ModelConfig(
         prompt_style="plain",
         forecast_point_width=64,
         forecast_free_class=True,
+        forecast_from_present=True,
     ),
     planner=PlannerConfig(
         query_width=TINY_WIDTH,

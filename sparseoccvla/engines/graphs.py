@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sparseoccvla.contracts import NUM_ANCHORS, NUM_CLASSES, NUM_STEPS
 from sparseoccvla.ego_state import EGO_NUMBERS
 from sparseoccvla.encoder import Encoder
+from sparseoccvla.forecaster import Present
 from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.exported import TensorSpec
@@ -88,16 +89,24 @@ class ReasonerGraph(nn.Module):
         super().__init__()
         self.net = net
         self.register_buffer("text", net.embed(prompt_ids).detach())
-        self.inputs = (
+        self.inputs: tuple[TensorSpec, ...] = (
             TensorSpec("features", "float32", (queries, net.config.query_width)),
             TensorSpec("points_m", "float32", (queries, points, 3)),
         )
+        if net.config.forecast_from_present:
+            self.inputs += (
+                TensorSpec("point_labels", "int32", (queries, points)),
+                TensorSpec("point_scores", "float32", (queries, points)),
+            )
         self.outputs = ("reasoning", "forecast_points_m", "forecast_scores")
 
-    def forward(self, features: Tensor, points_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor, points_m: Tensor, *present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, points_m = features[None], points_m[None]
         prefill = self.net.prefill_embedded(features, points_m, self.text)
-        steps = self.net.forecast(features, points_m, prefill.occupancy)
+        # What the forecaster does not read is no input of the graph.
+        labels, surely = present or (points_m.new_zeros(points_m.shape[1:3]),) * 2
+        now = Present(points_m, labels[None], surely[None])
+        steps = self.net.forecast(features, now, prefill.occupancy)
         free = self.net.config.forecast_free_class
         scores = [
             step.logits[0].softmax(dim=-1)[..., :NUM_CLASSES] if free else step.logits[0].sigmoid()

@@ -249,7 +249,8 @@ def _blind_replies(
     assert inputs is not None
     features = models.encoder.extract(inputs)
     seen = models.encoder.decode([features, *[None] * (models.encoder.info.history_frames - 1)]).queries
-    nothing = OccupancyQueries(0, np.zeros_like(seen.features), np.zeros_like(seen.points_base_m))
+    blank = (seen.features, seen.points_base_m, seen.point_labels, seen.point_scores)
+    nothing = OccupancyQueries(0, *(np.zeros_like(array) for array in blank))
     replies: dict[str, Callable[[Question], str]] = {
         MAJORITY: lambda question: majority_answer(blind.majority, question),
         TOKENS_OFF: _remembered(models.reasoner, nothing, evaluation.run.max_tokens),

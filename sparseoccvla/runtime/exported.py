@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseoccvla.config import ModelSource
-from sparseoccvla.contracts import OCC3D_GRID, EncoderInput
+from sparseoccvla.contracts import NUM_CLASSES, OCC3D_GRID, EncoderInput
 from sparseoccvla.runtime.manifest import Manifest, ModelError, sha256_of
 from sparseoccvla.voxels import VoxelRule
 
@@ -152,6 +152,10 @@ def _fixed(spec: TensorSpec, rng: np.random.Generator, image_from_base: NDArray[
             return rng.uniform(OCC3D_GRID.min_m, OCC3D_GRID.max_m, spec.shape)
         case "valid" | "has_reasoning" | "reasoning_age_s":
             return np.ones(spec.shape)
+        case "point_labels":
+            return rng.integers(0, NUM_CLASSES, spec.shape)
+        case "point_scores":
+            return rng.uniform(0.0, 1.0, spec.shape)
     return rng.standard_normal(spec.shape, np.float32)
 
 

@@ -86,6 +86,7 @@ class FakeEncoder:
         scores[np.arange(len(scores)), labels.ravel()] = 0.9
         self._street_m = points
         self._points = OccupancyPoints(points.reshape(-1, 3), scores)
+        self._scores = scores.reshape(QUERIES, POINTS, NUM_CLASSES)
         self._features = np.random.default_rng(0).standard_normal((QUERIES, WIDTH)).astype(np.float32)
 
     def extract(self, inputs: EncoderInput) -> FeatureSet:
@@ -101,7 +102,9 @@ class FakeEncoder:
         features = self._features.copy()
         seen = [frame.maps.mean() if frame else 0.0 for frame in frames]
         features[: len(seen), 0] = seen
-        return EncoderOutput(OccupancyQueries(newest.t0_ns, features, self._street_m), self._points)
+        return EncoderOutput(
+            OccupancyQueries.of(newest.t0_ns, features, self._street_m, self._scores), self._points
+        )
 
 
 class FakeReasoner:

@@ -58,7 +58,7 @@ class GraphEncoder:
         out = self._decoder.run(inputs)
         assert frames[0] is not None
         return EncoderOutput(
-            OccupancyQueries(frames[0].t0_ns, out["features"], out["points_m"]),
+            OccupancyQueries.of(frames[0].t0_ns, out["features"], out["points_m"], out["scores"]),
             drop_strays(out["points_m"], out["scores"], self.voxel_rule.max_spread_m),
         )
 
@@ -142,8 +142,8 @@ def names_of(spec: GraphSpec) -> tuple[str, ...]:
     return tuple(tensor.name for tensor in spec.inputs)
 
 
-def query_inputs(queries: OccupancyQueries, spec: GraphSpec) -> dict[str, NDArray[np.float32]]:
-    """Features and points in fp32, after a check against the shapes of a graph.
+def query_inputs(queries: OccupancyQueries, spec: GraphSpec) -> dict[str, NDArray[Any]]:
+    """What a graph takes of queries, after a check against its shapes.
 
     Raises:
         ContractError: queries of another number, width or number of points.
@@ -151,10 +151,14 @@ def query_inputs(queries: OccupancyQueries, spec: GraphSpec) -> dict[str, NDArra
     shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
     check_array("OccupancyQueries.features", queries.features, shapes["features"], "f")
     check_array("OccupancyQueries.points_base_m", queries.points_base_m, shapes["points_m"], "f")
-    return {
+    inputs: dict[str, NDArray[Any]] = {
         "features": np.ascontiguousarray(queries.features, np.float32),
         "points_m": np.ascontiguousarray(queries.points_base_m, np.float32),
     }
+    if "point_labels" in shapes:  # a forecaster that starts from the present
+        inputs["point_labels"] = np.ascontiguousarray(queries.point_labels, np.int32)
+        inputs["point_scores"] = np.ascontiguousarray(queries.point_scores, np.float32)
+    return inputs
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from sparseoccvla.contracts import (
 )
 from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.encoder import Encoder
+from sparseoccvla.forecaster import Present
 from sparseoccvla.language import load_tokenizer, shrink_weights, shrunk
 from sparseoccvla.model import ModelConfig, read_config
 from sparseoccvla.planner import Planner, PlannerInputs
@@ -132,7 +133,7 @@ class TorchEncoder:
         points_m = _array(decoded.points_m[-1][0])
         scores = _array(self._net.scores(decoded.logits[-1])[0])
         return EncoderOutput(
-            OccupancyQueries(frames[0].t0_ns, _array(decoded.features[0]), points_m),
+            OccupancyQueries.of(frames[0].t0_ns, _array(decoded.features[0]), points_m, scores),
             drop_strays(points_m, scores, self.voxel_rule.max_spread_m),
         )
 
@@ -162,9 +163,14 @@ class TorchReasoner:
     @torch.inference_mode()
     def reason(self, queries: OccupancyQueries) -> ReasonerOutput:
         features, points_m = self._tensors(queries)
+        labels, scores = (
+            torch.from_numpy(array)[None].to(features.device)
+            for array in (queries.point_labels.astype(np.int32), queries.point_scores)
+        )
+        present = Present(points_m, labels, scores.float())
         with _arithmetic(features.device, self._half):
             prefill = self._net.prefill(features, points_m, self._prompt_ids)
-            steps = self._net.forecast(features, points_m, prefill.occupancy)
+            steps = self._net.forecast(features, present, prefill.occupancy)
         free = self._net.config.forecast_free_class
         forecast = []
         for step in steps:
@@ -250,7 +256,11 @@ class TorchPlanner:
 def _blank_queries(config: ModelConfig) -> OccupancyQueries:
     shape = (config.encoder.queries, config.encoder.points[-1])
     return OccupancyQueries(
-        0, np.zeros((shape[0], config.encoder.width), np.float32), np.zeros((*shape, 3), np.float32)
+        0,
+        np.zeros((shape[0], config.encoder.width), np.float32),
+        np.zeros((*shape, 3), np.float32),
+        np.zeros(shape, np.uint8),
+        np.zeros(shape, np.float32),
     )
 
 

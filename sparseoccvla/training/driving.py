@@ -24,6 +24,7 @@ from sparseoccvla.data.edits import EditedKeyframe
 from sparseoccvla.data.samples import Truth
 from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.evaluation.questions import questions_about
+from sparseoccvla.forecaster import Present
 from sparseoccvla.geometry import inverse, transform
 from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.reasoner import Reasoner
@@ -209,10 +210,10 @@ def driving_terms(
     planner: Planner,
     features: Tensor,
     points_m: Tensor,
+    present: Present,
     truth: DrivingTruth,
     config: DrivingTraining,
     anchors_m: Tensor,
-    columns: Tensor | None,
 ) -> dict[str, Term]:
     """Loss terms of text, forecast, scores and path.
 
@@ -221,16 +222,16 @@ def driving_terms(
         planner: scorer and decoder.
         features: Q_L (F, Q, C).
         points_m: P_L (F, Q, R, 3).
+        present: the points that are forecast, all or some of each query (F, ...).
         truth: of these keyframes.
         config: of what is learned.
         anchors_m: (A, S, 2).
-        columns: which points of each query are forecast, None: all.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in truth.seeds]
     heard = len(truth.pack.ids)
     said = packed_pass(reasoner, features[:heard], points_m[:heard], truth.pack)
     terms = {"text": answer_term(*answer_logits(reasoner, said, truth.pack))}
-    terms |= _future_terms(reasoner, features, points_m, said, truth, config, columns, generators)
+    terms |= _future_terms(reasoner, features, present, said, truth, config, generators)
     # Keyframes that only lend their T_r stand between those that are planned.
     silent = len(features) - heard
     spoken = len(truth.ego) - silent
@@ -257,19 +258,18 @@ def driving_terms(
 def _future_terms(
     reasoner: Reasoner,
     features: Tensor,
-    points_m: Tensor,
+    present: Present,
     said: Said,
     truth: DrivingTruth,
     config: DrivingTraining,
-    columns: Tensor | None,
     generators: list[torch.Generator],
 ) -> dict[str, Term]:
     """Forecast terms of the first keyframes."""
     some = len(truth.forecast[0])
     if not some:
         return {}
-    moved_m = points_m[:some] if columns is None else points_m[:some, :, columns]
-    steps = reasoner.forecast(features[:some], moved_m, said.prefill.occupancy[:some])
+    first = Present(*(part[:some] for part in present))
+    steps = reasoner.forecast(features[:some], first, said.prefill.occupancy[:some])
     with torch.autocast(features.device.type, enabled=False):
         steps = tuple(step._replace(logits=step.logits.float()) for step in steps)
         return forecast_terms(steps, truth.forecast, config.occupancy, generators)

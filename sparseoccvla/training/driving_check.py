@@ -29,12 +29,13 @@ from sparseoccvla.training.driving import DrivingSampler
 from sparseoccvla.training.losses import nearest_anchor
 from sparseoccvla.training.occupancy_check import dense
 from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
+from sparseoccvla.training.tokens import Queries
 from sparseoccvla.voxels import VoxelRule, drop_strays, voxelize
 
 _LONGEST_ANSWER = 60  # tokens
 _FORECASTS = 6
 
-Queries = Callable[[int], tuple[Tensor, Tensor]]  # Q_L (Q, C) and P_L (Q, R, 3) of a sample
+QueriesOfIndex = Callable[[int], Queries]  # of a sample, a batch of one
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class DrivingCheck:
         self._indices = _spread(sight, half) + _spread(rest, samples - half)
 
     @torch.no_grad()
-    def __call__(self, minds: Minds, queries: Queries) -> dict[str, float]:
+    def __call__(self, minds: Minds, queries: QueriesOfIndex) -> dict[str, float]:
         """Figures; the networks are in evaluation mode."""
         figures = self._plans(minds, queries)
         figures |= self._texts_of(minds.reasoner, queries)
         return figures | self._forecasts(minds.reasoner, queries)
 
-    def _plans(self, minds: Minds, queries: Queries) -> dict[str, float]:
+    def _plans(self, minds: Minds, queries: QueriesOfIndex) -> dict[str, float]:
         """L2 in meters over 3 s of the chosen path, beside constant velocity; all and event frames."""
         gaps: list[tuple[float, float, float, bool, bool, float]] = []
         device = minds.reasoner.reasoning_token.device
@@ -93,7 +94,8 @@ class DrivingCheck:
             truth = self._cache.truth(index)
             if not truth.future_valid.all():
                 continue
-            features, points_m = (part[None].to(device) for part in queries(index))
+            seen = queries(index).to(device)
+            features, points_m = seen.features, seen.points_m
             planning = minds.reasoner.prefill(
                 features, points_m, torch.tensor(self._texts.planning, device=device)
             )
@@ -141,7 +143,7 @@ class DrivingCheck:
             figures["L2_3s_events"] = float(table[event, 0].mean())
         return figures
 
-    def _texts_of(self, reasoner: Reasoner, queries: Queries) -> dict[str, float]:
+    def _texts_of(self, reasoner: Reasoner, queries: QueriesOfIndex) -> dict[str, float]:
         """Loss of answers' tokens, accuracy of closed ones (all tokens right), CIDEr of written-out ones."""
         device = reasoner.reasoning_token.device
         lost = told = right = closed = 0.0
@@ -150,7 +152,8 @@ class DrivingCheck:
             questions = questions_about(self._cache.language(index))
             if not questions:
                 continue
-            features, points_m = (part[None].to(device) for part in queries(index))
+            seen = queries(index).to(device)
+            features, points_m = seen.features, seen.points_m
             pack = self._texts.pack([[(q.text, q.reference, bool(q.type)) for q in questions]]).to(device)
             said = packed_pass(reasoner, features, points_m, pack)
             logits, wanted = answer_logits(reasoner, said, pack)
@@ -183,8 +186,8 @@ class DrivingCheck:
         ids = list(reasoner.generate(features, points_m, asked, _LONGEST_ANSWER, self._texts.end_id))
         into.update(self._texts.text(ids).strip() or "nothing", [question.reference])
 
-    def _forecasts(self, reasoner: Reasoner, queries: Queries) -> dict[str, float]:
-        """The mIoU of each horizon over all voxels, and of the model's present that stays."""
+    def _forecasts(self, reasoner: Reasoner, queries: QueriesOfIndex) -> dict[str, float]:
+        """The mIoU of each horizon over all voxels, and of what the encoder sees now, if it stayed."""
         device = reasoner.reasoning_token.device
         metrics = [
             [OccupancyMetric(Mask.NONE, Convention.SPARSEWORLD) for _ in range(2)]
@@ -198,17 +201,20 @@ class DrivingCheck:
             labels = [None if other is None else self._cache.occupancy(other) for other in later]
             if any(label is None for label in labels):
                 continue
-            features, points_m = (part[None].to(device) for part in queries(index))
+            seen = queries(index).to(device)
+            features, points_m = seen.features, seen.points_m
             prefill = reasoner.prefill(features, points_m, planning)
-            steps = reasoner.forecast(features, points_m, prefill.occupancy)
-            present: NDArray[np.float32] | None = None
+            steps = reasoner.forecast(features, seen.present(), prefill.occupancy)
+            present = np.zeros((*seen.labels.shape[1:], NUM_CLASSES), np.float32)
+            np.put_along_axis(
+                present, seen.labels[0, ..., None].cpu().numpy(), seen.scores[0, ..., None].cpu().numpy(), 2
+            )
             for number, (step, other, label) in enumerate(zip(steps, later, labels, strict=True)):
                 assert other is not None
                 assert label is not None
                 logits = step.logits[0].float()
                 scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
                 said = scores.cpu().numpy()
-                present = said if present is None else present
                 label_from_base = self._sampler.label_from_base(index, other)
                 for metric, cloud, of in zip(
                     metrics[number], (step.points_m[0], points_m[0]), (said, present), strict=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sparseoccvla.forecaster import Present
 from sparseoccvla.model import SparseOccVLA
 from sparseoccvla.training.batches import SceneBatch, SceneLoader
 from sparseoccvla.training.config import TrainingConfig
@@ -99,16 +100,17 @@ class JointTask(Task):
         columns = some_columns(points, config.encoder.last_layer_points, config.seed, step)
         decoded = encode(self.model.encoder, batch.scenes.inputs, columns)
         terms = encoder_terms(decoded, batch.scenes, config.encoder, columns)
-        driving = config.planning.driving
+        # Forecast the points whose class is learned, as the classes of others are not known.
+        shown_m = decoded.points_m[-1] if columns is None else decoded.points_m[-1][:, :, columns]
         return terms | driving_terms(
             self.model.reasoner,
             self.model.planner,
             decoded.features,
             decoded.points_m[-1],
+            Present.of(shown_m, self.model.encoder.scores(decoded.logits[-1])),
             batch.truth,
-            driving,
+            config.planning.driving,
             self.anchors_m,
-            some_columns(points, driving.forecast_columns, config.seed, step),
         )
 
     def validate(self) -> dict[str, float]:

@@ -19,24 +19,23 @@ from sparseoccvla.training.driving import (
     driving_terms,
     driving_weights,
 )
-from sparseoccvla.training.driving_check import DrivingCheck, Minds, Queries
+from sparseoccvla.training.driving_check import DrivingCheck, Minds, QueriesOfIndex
 from sparseoccvla.training.encoder_stage import some_columns
 from sparseoccvla.training.loop import Task
 from sparseoccvla.training.losses import Term
-from sparseoccvla.training.tokens import TokenCache
+from sparseoccvla.training.tokens import Queries, TokenCache
 
 
 @dataclass(frozen=True)
 class TokenBatch:
     """Queries of F keyframes and what is true of them."""
 
-    features: Tensor  # (F, Q, C)
-    points_m: Tensor  # (F, Q, R, 3)
+    queries: Queries  # (F, ...)
     truth: DrivingTruth
 
     def to(self, device: torch.device) -> TokenBatch:
         """The batch on a device."""
-        return TokenBatch(self.features.to(device), self.points_m.to(device), self.truth.to(device))
+        return TokenBatch(self.queries.to(device), self.truth.to(device))
 
 
 class TokenLoader:
@@ -58,11 +57,9 @@ class TokenLoader:
         """The batch of (position in the run, sample) pairs."""
         samples, truth = self._sampler.draw(places)
         rng = np.random.default_rng([self._seed, places[0][0], 5])
-        parts = [self._queries(index, rng) for index in samples]
-        features, points_m = (torch.stack(part) for part in zip(*parts, strict=True))
-        return TokenBatch(features, points_m, truth)
+        return TokenBatch(Queries.stack([self._queries(index, rng) for index in samples]), truth)
 
-    def _queries(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _queries(self, index: int, rng: np.random.Generator) -> Queries:
         if self._edited is not None and index >= len(self._tokens):
             return self._edited(index - len(self._tokens))
         return self._tokens(index, int(rng.integers(self._tokens.variants)))
@@ -91,7 +88,7 @@ class PlanningTask(Task):
         anchors_m: Tensor,
         seed: int,
         check: DrivingCheck,
-        queries: Queries,
+        queries: QueriesOfIndex,
     ) -> None:
         super().__init__()
         self.reasoner, self.planner = reasoner, planner
@@ -105,16 +102,17 @@ class PlanningTask(Task):
 
     def forward(self, batch: TokenBatch, step: int) -> dict[str, Term]:
         """See `Task`."""
-        columns = some_columns(batch.points_m.shape[2], self.config.forecast_columns, self._seed, step)
+        queries = batch.queries
+        columns = some_columns(queries.points_m.shape[2], self.config.forecast_columns, self._seed, step)
         return driving_terms(
             self.reasoner,
             self.planner,
-            batch.features,
-            batch.points_m,
+            queries.features,
+            queries.points_m,
+            queries.present(columns),
             batch.truth,
             self.config,
             self.anchors_m,
-            columns,
         )
 
     def validate(self) -> dict[str, float]:

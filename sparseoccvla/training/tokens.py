@@ -1,7 +1,7 @@
 """What the frozen encoder says about every keyframe, computed once and mapped into memory.
 
-A folder of plain arrays: `features.npy` (n, V, Q, C) and `points.npy` (n, V, Q, R, 3), fp16, where variant
-0 is the keyframe as it is driven and the others are augmented pictures of it.
+A folder of plain arrays, one for each field of `Queries`, fp16 and bytes, for each keyframe (n) and variant
+(V) of it: variant 0 is the keyframe as it is driven, the others are augmented pictures of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,29 +21,58 @@ from sparseoccvla.data.augment import AugmentationConfig
 from sparseoccvla.data.cache import SampleCache
 from sparseoccvla.data.edits import EditedKeyframe, edited_sample
 from sparseoccvla.data.output import new_folder
-from sparseoccvla.encoder import Encoder, EncoderConfig
+from sparseoccvla.encoder import Decoded, Encoder, EncoderConfig
+from sparseoccvla.forecaster import Present
 from sparseoccvla.training.batches import NetworkInputs, network_inputs
 
 _MANIFEST = "tokens.json"
 _BATCH = 4
 
 
+class Queries(NamedTuple):
+    """What the encoder says, of one keyframe or of a batch (B, ...)."""
+
+    features: Tensor  # (Q, C) Q_L
+    points_m: Tensor  # (Q, R, 3) P_L
+    labels: Tensor  # (Q, R) int32, best class of each point
+    scores: Tensor  # (Q, R) its score
+
+    @classmethod
+    def stack(cls, parts: Sequence[Queries]) -> Queries:
+        """A batch of several."""
+        return cls(*(torch.stack(part) for part in zip(*parts, strict=True)))
+
+    def to(self, device: torch.device) -> Queries:
+        """The queries on a device."""
+        return Queries(*(part.to(device) for part in self))
+
+    def present(self, columns: Tensor | None = None) -> Present:
+        """What is forecast of a batch: all points of each query, or some."""
+        parts = (self.points_m, self.labels, self.scores)
+        return Present(*(parts if columns is None else (part[:, :, columns] for part in parts)))
+
+
+_ARRAYS = {"features": np.float16, "points_m": np.float16, "labels": np.uint8, "scores": np.float16}
+_TENSORS = {"features": np.float32, "points_m": np.float32, "labels": np.int32, "scores": np.float32}
+
+
 class TokenCache:
     """Queries of every keyframe of a split, or of every edited one."""
 
     def __init__(self, folder: Path) -> None:
-        self._features = np.load(folder / "features.npy", mmap_mode="r")
-        self._points_m = np.load(folder / "points.npy", mmap_mode="r")
-        self.variants = int(self._features.shape[1])
+        self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        self._count, self.variants = self._arrays["features"].shape[:2]
 
     def __len__(self) -> int:
-        return len(self._features)
+        return self._count
 
-    def __call__(self, index: int, variant: int = 0) -> tuple[Tensor, Tensor]:
-        """Q_L (Q, C) and P_L (Q, R, 3) of a keyframe."""
-        return (
-            torch.from_numpy(np.array(self._features[index, variant], np.float32)),
-            torch.from_numpy(np.array(self._points_m[index, variant], np.float32)),
+    def __call__(self, index: int, variant: int = 0) -> Queries:
+        """The queries of a keyframe."""
+        return Queries(
+            *(
+                torch.from_numpy(np.array(self._arrays[name][index, variant], dtype))
+                for name, dtype in _TENSORS.items()
+            )
         )
 
 
@@ -95,6 +125,7 @@ def open_tokens(folder: Path, views: Views, encoder: Encoder, precision: torch.d
         "samples": list(views.names),
         "variants": views.variants,
         "seed": views.seed,
+        "arrays": list(_ARRAYS),
     }
     manifest = folder / _MANIFEST
     if manifest.exists() and json.loads(manifest.read_text()) == identity:
@@ -103,34 +134,40 @@ def open_tokens(folder: Path, views: Views, encoder: Encoder, precision: torch.d
     count = len(views.names)
     shape = (count, views.variants, config.queries)
     with new_folder(folder, lambda old: (old / _MANIFEST).exists()) as work:
-        features = np.lib.format.open_memmap(work / "features.npy", "w+", np.float16, (*shape, config.width))
-        points_m = np.lib.format.open_memmap(
-            work / "points.npy", "w+", np.float16, (*shape, config.points[-1], 3)
-        )
+        points = (*shape, config.points[-1])
+        shapes = {"features": (*shape, config.width), "points_m": (*points, 3)}
+        arrays = [
+            np.lib.format.open_memmap(work / f"{name}.npy", "w+", dtype, shapes.get(name, points))
+            for name, dtype in _ARRAYS.items()
+        ]
         for start in range(0, count, _BATCH):
             indices = range(start, min(start + _BATCH, count))
             for variant in range(views.variants):
                 said = queries_of(encoder, [views.inputs(index, variant) for index in indices], precision)
-                features[start : indices.stop, variant] = said[0].numpy()
-                points_m[start : indices.stop, variant] = said[1].numpy()
-        features.flush()
-        points_m.flush()
+                for array, part in zip(arrays, said, strict=True):
+                    array[start : indices.stop, variant] = part.numpy()
+        for array in arrays:
+            array.flush()
         (work / _MANIFEST).write_text(json.dumps(identity))
     return TokenCache(folder)
 
 
 @torch.no_grad()
-def queries_of(
-    encoder: Encoder, inputs: list[NetworkInputs], precision: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Q_L (B, Q, C) and P_L (B, Q, R, 3) of samples, on the CPU; the encoder is in evaluation mode."""
+def queries_of(encoder: Encoder, inputs: list[NetworkInputs], precision: torch.dtype) -> Queries:
+    """The queries of samples, on the CPU; the encoder is in evaluation mode."""
     device = encoder.initial_points.device
     stacked = NetworkInputs(*(torch.stack(part).to(device) for part in zip(*inputs, strict=True)))
     with torch.autocast(device.type, precision, precision != torch.float32):
         decoded = encoder(
             stacked.images_rgb.float(), stacked.image_from_base, stacked.base_from_image, stacked.valid
         )
-    return decoded.features.float().cpu(), decoded.points_m[-1].float().cpu()
+    return said_by(encoder, decoded).to(torch.device("cpu"))
+
+
+def said_by(encoder: Encoder, decoded: Decoded) -> Queries:
+    """A batch of queries as the stages behind see them; classes pass no gradient."""
+    present = Present.of(decoded.points_m[-1].float(), encoder.scores(decoded.logits[-1].float()))
+    return Queries(decoded.features.float(), *present)
 
 
 class QueriesOf:
@@ -145,13 +182,12 @@ class QueriesOf:
     def __init__(self, cache: SampleCache, encoder: Encoder, precision: torch.dtype) -> None:
         self._cache, self._encoder, self._precision = cache, encoder, precision
 
-    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Q_L (Q, C) and P_L (Q, R, 3)."""
+    def __call__(self, index: int) -> Queries:
+        """The queries of a keyframe, a batch of one."""
         config = self._encoder.config
         history = self._cache.history(index, config.frames)
         inputs = network_inputs(history, config.repeat_history)
-        features, points_m = queries_of(self._encoder, [inputs], self._precision)
-        return features[0], points_m[0]
+        return queries_of(self._encoder, [inputs], self._precision)
 
 
 def weights_digest(net: torch.nn.Module) -> str:

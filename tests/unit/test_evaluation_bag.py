@@ -215,6 +215,8 @@ def record_live(models, drive, out, token_delay_sets=0, shift_m=0.0, model_id="0
                 memory_cleared=False,
                 features=tensor("features", result.queries.features[:1]),
                 points_m=tensor("points_m", result.queries.points_base_m[:1]),
+                point_labels=tensor("point_labels", result.queries.point_labels[:1]),
+                point_scores=tensor("point_scores", result.queries.point_scores[:1]),
             )
             write(bag, "/occupancy/queries", plan.stamp_ns, queries)
             source = number - token_delay_sets

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sparseoccvla.errors import InputError
+from sparseoccvla.forecaster import Present
 from sparseoccvla.language import (
     LanguageConfig,
     build_language_model,
@@ -37,6 +38,13 @@ def scene(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
         torch.randn(batch, QUERIES, 16, generator=generator),
         torch.randn(batch, QUERIES, POINTS, 3, generator=generator) * 15,
     )
+
+
+def present_at(points_m: torch.Tensor) -> Present:
+    generator = torch.Generator().manual_seed(5)
+    shape = points_m.shape[:3]
+    labels = torch.randint(17, shape, generator=generator, dtype=torch.int32)
+    return Present(points_m, labels, torch.rand(shape, generator=generator))
 
 
 IDS = torch.tensor([5, 9, 33, 70])
@@ -122,24 +130,44 @@ def test_morton_order_keeps_neighbors_together_and_outputs_in_the_encoders_order
 def test_the_forecast_keeps_shapes_and_uses_the_language_models_tokens() -> None:
     net, (features, points_m) = network(), scene()
     tokens = net.prefill(features, points_m, IDS).occupancy
-    steps = net.forecast(features, points_m, tokens)
+    steps = net.forecast(features, present_at(points_m), tokens)
     assert [(s.points_m.shape, s.logits.shape) for s in steps] == [((2, 7, 5, 3), (2, 7, 5, 17))] * 3
-    other = net.forecast(features, points_m, tokens + 0.5)
+    other = net.forecast(features, present_at(points_m), tokens + 0.5)
     assert not torch.equal(steps[0].logits, other[0].logits)
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["sigmoid", "softmax"])
+def test_a_forecast_from_the_present_starts_as_the_present(free: bool) -> None:
+    """Before training every point keeps its class, surest where the encoder was."""
+    net = network(replace(CONFIG, forecast_from_present=True, forecast_free_class=free))
+    features, points_m = scene()
+    present = present_at(points_m)
+    steps = net.forecast(features, present, torch.zeros(2, QUERIES, 32))
+    for step in steps:
+        scores = step.logits.softmax(dim=-1)[..., :17] if free else step.logits.sigmoid()
+        best = scores.max(dim=-1)
+        sure = present.scores > 0.1
+        assert torch.equal(best.indices[sure].int(), present.labels[sure])
+        assert ((best.values - present.scores)[sure].abs() < 0.05).all()
+        assert ((step.points_m - points_m).norm(dim=-1) < 0.2).all()
+    other = net.forecast(
+        features, present._replace(labels=(present.labels + 1) % 17), torch.zeros(2, QUERIES, 32)
+    )
+    assert not torch.allclose(steps[0].logits, other[0].logits)
 
 
 def test_one_head_serves_all_steps() -> None:
     net, (features, points_m) = network(), scene()
     calls: list[int] = []
     net.forecaster.head.register_forward_hook(lambda *_: calls.append(1))
-    net.forecast(features, points_m, torch.zeros(2, QUERIES, 32))
+    net.forecast(features, present_at(points_m), torch.zeros(2, QUERIES, 32))
     assert len(calls) == 3
 
 
 def loss_of(net: Reasoner) -> torch.Tensor:
     features, points_m = scene()
     prefill = net.prefill(features, points_m, IDS)
-    steps = net.forecast(features, points_m, prefill.occupancy)
+    steps = net.forecast(features, present_at(points_m), prefill.occupancy)
     ids = torch.tensor([[NO_TEXT, 9, 33, 70], [NO_TEXT, 3, 4, NO_TEXT]])
     logits = net.text_logits(features, points_m, ids.clamp(min=0), torch.ones_like(ids))
     wanted = torch.ones_like(prefill.reasoning)

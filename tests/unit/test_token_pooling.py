@@ -12,6 +12,7 @@ from sparseoccvla.connector import Pooling
 from sparseoccvla.engines.graphs import ReasonerGraph
 from sparseoccvla.errors import InputError
 from sparseoccvla.footprint import footprint
+from sparseoccvla.forecaster import Present
 from sparseoccvla.language import LanguageConfig
 from sparseoccvla.model import ModelConfig, read_config, write_config
 from sparseoccvla.reasoner import Reasoner, ReasonerConfig
@@ -94,7 +95,11 @@ def test_both_ways_are_learned() -> None:
         assert (grad != 0).any(dim=0).all(), "of every query"
         gradients.append(grad.clone())
     assert not torch.allclose(*gradients)
-    steps = net.forecast(features, points_m, net.prefill(features, points_m, IDS).occupancy)
+    steps = net.forecast(
+        features,
+        Present.of(points_m, torch.rand(*points_m.shape[:3], 17)),
+        net.prefill(features, points_m, IDS).occupancy,
+    )
     net.zero_grad()
     sum(step.logits.square().sum() for step in steps).backward()
     assert all(p.grad is not None for p in net.connector.parameters())

@@ -18,6 +18,7 @@ from sparseoccvla.data.cache import SampleCache
 from sparseoccvla.data.edits import EditedKeyframe
 from sparseoccvla.encoder import Encoder
 from sparseoccvla.errors import InputError
+from sparseoccvla.forecaster import Present
 from sparseoccvla.language import END_MARK, load_tokenizer
 from sparseoccvla.model import SparseOccVLA
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
@@ -436,7 +437,10 @@ def test_keyframes_without_words_are_planned_with_the_null_token(
     model = joint[0].model
     features, points_m = torch.randn(6, 8, 16), torch.randn(6, 8, 32, 3)
     anchors_m = torch.from_numpy(analytic_anchors().reshape(18, 6, 2))
-    terms = driving_terms(model.reasoner, model.planner, features, points_m, truth, config, anchors_m, None)
+    present = Present.of(points_m, torch.rand(6, 8, 32, 17))
+    terms = driving_terms(
+        model.reasoner, model.planner, features, points_m, present, truth, config, anchors_m
+    )
     assert terms["path"].divisor == truth.future_valid.float().cumprod(dim=1).sum()
 
 
