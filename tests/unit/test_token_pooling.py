@@ -16,6 +16,7 @@ from sparseoccvla.forecaster import Present
 from sparseoccvla.language import LanguageConfig
 from sparseoccvla.model import ModelConfig, read_config, write_config
 from sparseoccvla.reasoner import Reasoner, ReasonerConfig
+from sparseoccvla.runtime.exported import fixed_inputs
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 QUERIES, POINTS, POOLED, WIDTH = 12, 5, 3, 32
@@ -122,16 +123,21 @@ def test_sizes_that_do_not_meet_are_refused_and_memory_counts_the_shorter_prompt
 
 
 @pytest.mark.slow
-def test_the_pooled_reasoner_exports(tmp_path: Path) -> None:
-    graph = ReasonerGraph(network(), QUERIES, POINTS, IDS).eval()
-    example = tuple(part[0] for part in scene())
+@pytest.mark.parametrize("from_present", [False, True])
+def test_the_pooled_reasoner_exports(tmp_path: Path, from_present: bool) -> None:
+    net = network(replace(TOY, forecast_from_present=from_present, forecast_free_class=from_present))
+    graph = ReasonerGraph(net, QUERIES, POINTS, IDS).eval()
+    example = fixed_inputs("reasoner", graph.inputs, (128, 352))
+    assert ("point_labels" in example) == from_present
     path = tmp_path / "reasoner.onnx"
-    torch.onnx.export(graph, example, str(path), dynamo=True, opset_version=18, verbose=False)
-    session = onnxruntime.InferenceSession(str(path))
-    got = session.run(None, {i.name: a.numpy() for i, a in zip(session.get_inputs(), example, strict=True)})
+    tensors = tuple(torch.from_numpy(array) for array in example.values())
+    torch.onnx.export(
+        graph, tensors, str(path), input_names=list(example), dynamo=True, opset_version=18, verbose=False
+    )
+    got = onnxruntime.InferenceSession(str(path)).run(None, dict(example))
     with torch.no_grad():
-        wanted = graph(*example)
-        other = graph(-example[0], example[1])
+        wanted = graph(*tensors)
+        other = graph(-tensors[0], *tensors[1:])
     for one, right, wrong in zip(got, wanted, other, strict=True):
         assert np.abs(one - right.numpy()).max() < 1e-4
         assert np.abs(one - wrong.numpy()).max() > 1e-3
