@@ -6,7 +6,7 @@ The defaults train the paper's sizes on GPUs; `config/train/tiny.json` overrides
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparseoccvla.config import Checked, ConfigError, from_mapping, setting
@@ -139,7 +139,9 @@ class TrainingConfig(Checked):
     """Everything about a training run but its data, its place and its length."""
 
     model: str = setting(
-        "nuscenes_r50_vicuna7b", "Model folder or name whose config.json, tokenizer and anchors are taken."
+        "nuscenes_r50_vicuna7b",
+        "Model folder or name whose sizes, tokenizer and anchors are taken; or a JSON file of sizes, named "
+        "from the folder of the settings.",
     )
     seed: int = setting(0, "Of weights, order, augmentation and draws.", low=0)
     precision: str = setting("bf16", "Of autocast; coordinates stay fp32.", choices=("bf16", "fp32"))
@@ -174,4 +176,6 @@ def read_training_config(path: Path) -> TrainingConfig:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     config: TrainingConfig = from_mapping(TrainingConfig, content, str(path))
+    if config.model.endswith(".json"):
+        config = replace(config, model=str(path.parent / config.model))
     return config

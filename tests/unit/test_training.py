@@ -34,11 +34,12 @@ from sparseoccvla.training.loop import Length, Loop
 from sparseoccvla.training.losses import IGNORE, reduce_terms
 from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
 from sparseoccvla.training.pixels import stored_pixels
-from sparseoccvla.training.run import Run, train
+from sparseoccvla.training.run import Run, model_config, train
 from sparseoccvla.training.schedule import rate_at
 from sparseoccvla.training.signs import failure_signs
 from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
 from tests.training_root import MODEL, SIZE, make_training_root, write_settings
+from tools.make_untrained_models import TINY
 
 torch.set_num_threads(1)
 
@@ -482,6 +483,6 @@ def test_bad_runs_are_refused(root: Path, tmp_path: Path) -> None:
 
 def test_the_shipped_settings_are_read_and_fit_the_model() -> None:
     settings = read_training_config(Path(__file__).parents[2] / "config" / "train" / "tiny.json")
-    assert settings.model == "tiny"
+    assert model_config(settings.model) == TINY
     assert settings.encoder.losses.drawn_points
     assert SIZE
