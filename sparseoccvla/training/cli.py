@@ -11,7 +11,7 @@ from sparseoccvla.errors import InputError
 
 
 def train_command(
-    stage: Annotated[str, typer.Option(help="teacher, encoder, planning or joint.")],
+    stage: Annotated[str, typer.Option(help="teacher, encoder, planning, planner or joint.")],
     config: Annotated[Path, typer.Option(help="Settings, e.g. config/train/tiny.json.")],
     dataroot: Annotated[Path, typer.Option(help="Data set in nuScenes format, real or generated.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; the same command goes on with it.")],

@@ -127,6 +127,13 @@ class PlanningTraining(Checked):
 
 
 @dataclass(frozen=True)
+class PlannerTraining(Checked):
+    """Stage `planner`: the planner alone, from where stage `planning` left it, on draws of that one."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass(frozen=True)
 class JointTraining(Checked):
     """Stage `joint`: everything, so that planner and language model reach the encoder."""
 
@@ -158,6 +165,7 @@ class TrainingConfig(Checked):
     teacher: TeacherTraining = field(default_factory=TeacherTraining)
     encoder: EncoderTraining = field(default_factory=EncoderTraining)
     planning: PlanningTraining = field(default_factory=PlanningTraining)
+    planner: PlannerTraining = field(default_factory=PlannerTraining)
     joint: JointTraining = field(default_factory=JointTraining)
 
 

@@ -244,15 +244,31 @@ def driving_terms(
         truth.has_reasoning,
         truth.reasoning_age_s,
     )
+    return terms | plan_terms(planner, inputs, truth, anchors_m)
+
+
+def plan_terms(
+    planner: Planner, inputs: PlannerInputs, truth: DrivingTruth, anchors_m: Tensor
+) -> dict[str, Term]:
+    """Loss terms of scores and path.
+
+    Args:
+        planner: scorer and decoder.
+        inputs: of B plans.
+        truth: of these.
+        anchors_m: (A, S, 2).
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in truth.seeds]
     positive = nearest_anchor(anchors_m, truth.future_m, truth.future_valid, truth.anchor_row)
     known = truth.future_valid.all(dim=1).float()
     context = planner.context(inputs)
-    terms["score"] = score_term(planner.scorer(context, anchors_m), positive, known)
     noise = torch.stack([torch.randn(1, *anchors_m.shape[1:], generator=g) for g in generators])
     t = torch.cat([torch.randint(planner.config.trained_timesteps, (1,), generator=g) for g in generators])
     clean = planner.denoise_in(context, anchors_m[positive][:, None], noise.to(anchors_m), t.to(positive))
-    terms["path"] = trajectory_term(clean.float(), truth.future_m, truth.future_valid, planner.diffusion)
-    return terms
+    return {
+        "score": score_term(planner.scorer(context, anchors_m), positive, known),
+        "path": trajectory_term(clean.float(), truth.future_m, truth.future_valid, planner.diffusion),
+    }
 
 
 def _future_terms(

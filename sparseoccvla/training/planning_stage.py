@@ -42,16 +42,13 @@ class TokenLoader:
     """Makes batches from queries that were computed before.
 
     Args:
-        tokens: of the training split.
-        edited: of the sampler's edited keyframes, if it draws any.
+        caches: of the training split and, where the sampler draws them, of its edited keyframes.
         sampler: of the same split.
         seed: of the run.
     """
 
-    def __init__(
-        self, tokens: TokenCache, edited: TokenCache | None, sampler: DrivingSampler, seed: int
-    ) -> None:
-        self._tokens, self._edited, self._sampler, self._seed = tokens, edited, sampler, seed
+    def __init__(self, caches: Sequence[TokenCache], sampler: DrivingSampler, seed: int) -> None:
+        self._caches, self._sampler, self._seed = caches, sampler, seed
 
     def batch(self, places: Sequence[tuple[int, int]]) -> TokenBatch:
         """The batch of (position in the run, sample) pairs."""
@@ -60,9 +57,10 @@ class TokenLoader:
         return TokenBatch(Queries.stack([self._queries(index, rng) for index in samples]), truth)
 
     def _queries(self, index: int, rng: np.random.Generator) -> Queries:
-        if self._edited is not None and index >= len(self._tokens):
-            return self._edited(index - len(self._tokens))
-        return self._tokens(index, int(rng.integers(self._tokens.variants)))
+        driven = self._caches[0]
+        if index >= len(driven):
+            return self._caches[1](index - len(driven))
+        return driven(index, int(rng.integers(driven.variants)))
 
 
 class PlanningTask(Task):

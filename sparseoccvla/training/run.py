@@ -13,7 +13,7 @@ A run is a folder:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +51,12 @@ from sparseoccvla.training.loop import Length, Loop, Task, make_accelerator
 from sparseoccvla.training.model_folder import ModelParts, card_of, check_matches, write_model
 from sparseoccvla.training.occupancy_check import OccupancyCheck, spread, tuned_rule
 from sparseoccvla.training.packing import Texts
+from sparseoccvla.training.planner_stage import (
+    PlannerLoader,
+    PlannerTask,
+    planner_draws,
+    reasoning_of,
+)
 from sparseoccvla.training.planning_stage import PlanningTask, TokenLoader
 from sparseoccvla.training.teacher_stage import (
     CropCheck,
@@ -63,7 +69,6 @@ from sparseoccvla.training.tokenizer import texts_of, train_tokenizer
 from sparseoccvla.training.tokens import (
     QueriesOf,
     TokenCache,
-    Views,
     driven_views,
     edited_views,
     open_tokens,
@@ -73,7 +78,7 @@ from sparseoccvla.weights import load_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STAGES = ("teacher", "encoder", "planning", "joint")
+STAGES = ("teacher", "encoder", "planning", "planner", "joint")
 _CLUSTER_SAMPLES, _CLUSTER_VOXELS = 64, 300  # training keyframes, and voxels of each, that are clustered
 _CAPTION_SAMPLES = 128  # training keyframes whose captions make the teacher's tokenizer
 _RULE_SAMPLES = 32  # training keyframes that the voxel rule is tuned on
@@ -248,6 +253,8 @@ def train(stage: str, run: Run, length: Length) -> None:
             train_encoder(run, length)
         case "planning":
             train_planning(run, length)
+        case "planner":
+            train_planner(run, length)
         case "joint":
             train_joint(run, length)
         case _:
@@ -328,12 +335,8 @@ def train_planning(run: Run, length: Length) -> None:
     sizes = replace(sizes, reasoner=run.sizes.reasoner, planner=run.sizes.planner)
     train, validation = run.split(config.train_split), run.split(config.validation_split)
     encoder = _loaded(Encoder(sizes.encoder), manifest, "encoder").to(run.accelerator.device).eval()
-    views = driven_views(train, sizes.encoder, stage.variants, stage.augmentation, config.seed)
-    tokens = _tokens(run, config.train_split, views, encoder)
-    edits, edited = _edits(run, train), None
-    if edits:
-        views = edited_views(train, run.dataroot, edits, sizes.encoder)
-        edited = _tokens(run, f"{config.train_split}-edited", views, encoder)
+    edits = _edits(run, train)
+    caches = _token_caches(run, encoder, train, edits)
     sizes, tokenizer, words = _language(run, sizes, train)
     anchors = _anchors(run, train)
     texts = Texts(words, sizes.reasoner.prompt_style)
@@ -349,8 +352,36 @@ def train_planning(run: Run, length: Length) -> None:
         lru_cache(maxsize=None)(QueriesOf(validation, encoder, run.precision)),
     )
     sampler = DrivingSampler(train, texts, stage.driving, config.seed, edits)
-    loader = TokenLoader(tokens, edited, sampler, config.seed)
+    loader = TokenLoader(caches, sampler, config.seed)
     loop = run.loop("planning", task, loader.batch, len(train), stage.schedule, length)
+    figures = loop.run()
+    nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": reasoner, "planner": planner}
+    run.write(sizes, nets, anchors, tokenizer, loop, figures)
+
+
+def train_planner(run: Run, length: Length) -> None:
+    """Train stage `planner`, or go on with it."""
+    config, driving = run.config, planner_draws(run.config.planning.driving)
+    manifest, sizes = run.trained(("encoder", "reasoner", "planner"))
+    train, validation = run.split(config.train_split), run.split(config.validation_split)
+    device = run.accelerator.device
+    encoder = _loaded(Encoder(sizes.encoder), manifest, "encoder").to(device).eval()
+    reasoner = _loaded(Reasoner(sizes.reasoner), manifest, "reasoner").to(device).eval()
+    planner = _loaded(Planner(sizes.planner), manifest, "planner")
+    tokenizer, texts, anchors = _made_before(manifest, sizes)
+    edits = _edits(run, train)
+    caches = _token_caches(run, encoder, train, edits)
+    reasoning = reasoning_of(reasoner, caches, torch.tensor(texts.planning), run.precision)
+    task = PlannerTask(
+        reasoner,
+        planner,
+        driving,
+        _anchor_tensor(anchors[0]),
+        _driving_check(run, validation, texts, anchors[0], sizes),
+        lru_cache(maxsize=None)(QueriesOf(validation, encoder, run.precision)),
+    )
+    loader = PlannerLoader(caches, reasoning, DrivingSampler(train, texts, driving, config.seed, edits))
+    loop = run.loop("planner", task, loader.batch, len(train), config.planner.schedule, length)
     figures = loop.run()
     nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": reasoner, "planner": planner}
     run.write(sizes, nets, anchors, tokenizer, loop, figures)
@@ -361,12 +392,7 @@ def train_joint(run: Run, length: Length) -> None:
     config, stage = run.config, run.config.joint
     manifest, sizes = run.trained(("encoder", "reasoner", "planner"))
     train, validation = run.split(config.train_split), run.split(config.validation_split)
-    language = sizes.reasoner.language
-    tokenizer = "" if language.path else manifest.file("tokenizer.json").read_text()
-    words = load_tokenizer(language, None if language.path else manifest.file("tokenizer.json"))
-    texts = Texts(words, sizes.reasoner.prompt_style)
-    anchors_file = manifest.file("anchors.json")
-    anchors = read_anchors(anchors_file), str(json.loads(anchors_file.read_text())["how"])
+    tokenizer, texts, anchors = _made_before(manifest, sizes)
     model = SparseOccVLA(sizes)
     for name in ("encoder", "reasoner", "planner"):
         _loaded(getattr(model, name), manifest, name)
@@ -400,9 +426,37 @@ def _loaded[Net: nn.Module](net: Net, manifest: Manifest, stage: str) -> Net:
     return net
 
 
-def _tokens(run: Run, name: str, views: Views, encoder: Encoder) -> TokenCache:
+def _made_before(
+    manifest: Manifest, sizes: ModelConfig
+) -> tuple[str, Texts, tuple[NDArray[np.floating], str]]:
+    """Of the stages before: tokenizer.json ("" where the model brings its own), texts, and anchors."""
+    language, file = sizes.reasoner.language, None
+    if not language.path:
+        file = manifest.file("tokenizer.json")
+    texts = Texts(load_tokenizer(language, file), sizes.reasoner.prompt_style)
+    anchors = manifest.file("anchors.json")
+    how = str(json.loads(anchors.read_text())["how"])
+    return file.read_text() if file else "", texts, (read_anchors(anchors), how)
+
+
+def _token_caches(
+    run: Run, encoder: Encoder, train: SampleCache, edits: Sequence[EditedKeyframe]
+) -> list[TokenCache]:
+    """What the encoder says of the training split and, if there are any, of its edited keyframes."""
+    config, stage = run.config, run.config.planning
+    views = {
+        config.train_split: driven_views(
+            train, encoder.config, stage.variants, stage.augmentation, config.seed
+        )
+    }
+    if edits:
+        edited = edited_views(train, run.dataroot, edits, encoder.config)
+        views[f"{config.train_split}-edited"] = edited
     with run.accelerator.main_process_first():
-        return open_tokens(run.out / "tokens" / name, views, encoder, run.precision)
+        return [
+            open_tokens(run.out / "tokens" / name, view, encoder, run.precision)
+            for name, view in views.items()
+        ]
 
 
 def _edits(run: Run, cache: SampleCache) -> list[EditedKeyframe]:

@@ -356,19 +356,23 @@ def test_failures_are_named_in_words() -> None:
 def test_stages_follow_each_other_into_a_model_that_runs(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train --stage encoder with the same --out first"):
         train("planning", a_run(root, tmp_path / "r"), Length(steps=1))
-    ids = []
-    for stage in ("encoder", "planning", "joint"):
+    manifests = []
+    for stage in ("encoder", "planning", "planner", "joint"):
         run = a_run(root, tmp_path / "r")
         train(stage, run, Length(steps=2))
-        ids.append(read_manifest(str(run.model_folder)).model_id)
-    assert len(set(ids)) == 3
+        manifests.append(read_manifest(str(run.model_folder)))
+    assert len({manifest.model_id for manifest in manifests}) == 4
+    _, planning, planner, _ = (manifest.stages for manifest in manifests)
+    kept = {name for name in planning if planning[name].stage_id == planner[name].stage_id}
+    assert kept == {"encoder", "reasoner"}, "stage planner changes the planner alone"
     source = ModelSource(model=str(tmp_path / "r" / "model"))
-    encoder, reasoner, planner = load_encoder(source), load_reasoner(source), load_planner(source)
+    encoder, reasoner = load_encoder(source), load_reasoner(source)
     assert encoder.info.trained
     assert reasoner.info.trained
-    assert planner.info.requires_stage_id == encoder.info.stage_id
+    assert load_planner(source).info.requires_stage_id == encoder.info.stage_id
     card = json.loads((tmp_path / "r" / "model" / "manifest.json").read_text())["card"]
-    assert set(card["figures"]) == set(card["training_seconds"]) == {"encoder", "planning", "joint"}
+    stages = {"encoder", "planning", "planner", "joint"}
+    assert set(card["figures"]) == set(card["training_seconds"]) == stages
     assert not any(str(tmp_path) in text for text in card["command"])
     lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     figures = [line for line in lines if "val/mIoU" in line]
