@@ -74,11 +74,8 @@ def test_queries_come_back_equal_and_say_which_camera_was_missing():
 
 
 def test_half_precision_features_stay_half_precision():
-    queries = replace(
-        OccupancyQueries.fake(T0_NS),
-        features=np.ones((4, 3), np.float16),
-        points_base_m=np.ones((4, 2, 3), np.float32),
-    )
+    whole = OccupancyQueries.fake(T0_NS)
+    queries = replace(whole, features=whole.features.astype(np.float16))
     message = convert.queries_msg(queries, ORIGIN, make_set(), (), False)
     assert message.features.dtype == "float16"
     assert convert.queries(over_the_wire(message)).features.dtype == np.float16
