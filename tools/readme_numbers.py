@@ -34,6 +34,7 @@ def table() -> str:
             f"median {whole['p50']:.1f} ms, p95 {whole['p95']:.1f} ms",
             "latency",
         ),
+        *real_time(),
         (
             "bag write / read beside plain `rosbags` in the same run",
             f"{bags['ratio_to_plain_rosbags']['write']:.2f} / {bags['ratio_to_plain_rosbags']['read']:.2f} "
@@ -55,6 +56,23 @@ def table() -> str:
     lines = ["| measured on 2 cores | value | command |", "|---|---|---|"]
     lines += [f"| {what} | {value} | `benchmarks/{name}.py` |" for what, value, name in rows]
     return "\n".join(lines)
+
+
+def real_time() -> list[tuple[str, str, str]]:
+    """What the trained model reaches in the launched graph, by the way it is launched."""
+    measured = load("realtime")
+    rows = []
+    for way, result in measured["ways"].items():
+        age = result["age_of_followed_ms"]
+        rows.append(
+            (
+                f"`tiny`, {way}, cameras at {measured['rate_hz']:g} Hz, {result['sets']:,} sets: plans a "
+                "second; age of the followed one",
+                f"{result['plans_per_s']:.1f}; median {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms",
+                "realtime",
+            )
+        )
+    return rows
 
 
 def learned() -> str:
