@@ -101,13 +101,18 @@ def measure(sets: int, rate_hz: float) -> dict:
     }
 
 
+def _interruptible() -> None:
+    """A job in the background ignores SIGINT, and so would launch, which then starts ended nodes again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def launched(arguments: list[str]) -> Iterator[None]:
     """The stack without its visualizer, while the block runs."""
     launch = subprocess.Popen(
         ["ros2", "launch", "sparseoccvla", "full_stack.launch.py", "visualizer:=false",
          "camera_reliability:=reliable", *arguments],
-        stdout=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=_interruptible,
     )  # fmt: skip
     try:
         yield
