@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 
 from sparseoccvla.contracts import CLASS_NAMES, NUM_STEPS, STEP_S
+from sparseoccvla.evaluation.planning import NEVER_MOVE
 from sparseoccvla.metrics.results import Results
 
 mpl.use("Agg")
@@ -46,13 +47,15 @@ def plot_confusion(path: Path, row: dict[str, Any]) -> None:
 
 
 def plot_horizon(path: Path, rows_of_subset: dict[str, Any]) -> None:
-    """L2 at each step, one line for each row."""
+    """L2 at each step, one line for each row but the one that never moves: it would hide the others."""
     times_s = STEP_S * np.arange(1, NUM_STEPS + 1)
     figure, panels = plt.subplots(
         1, len(rows_of_subset), figsize=(5.5 * len(rows_of_subset), 4), squeeze=False, sharey=True
     )
     for axes, (subset, rows) in zip(panels[0], rows_of_subset.items(), strict=True):
         for name, row in rows.items():
+            if name == NEVER_MOVE:
+                continue
             axes.plot(times_s, row["L2_per_step"], marker="o", markersize=3, label=name)
         axes.set_title(f"{subset}, n = {next(iter(rows.values()))['n']}")
         axes.set_xlabel("time ahead [s]")
