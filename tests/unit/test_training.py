@@ -469,13 +469,17 @@ def test_bad_settings_are_refused(tmp_path: Path, content: str, said: str) -> No
 def test_bad_runs_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="config/train/ has some"):
         read_training_config(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match="wanted one of teacher, encoder, planning, joint"):
+    with pytest.raises(InputError, match="wanted one of teacher, encoder, planning, planner, joint"):
         train("encode", a_run(root, tmp_path / "r"), Length(steps=1))
     dumb = make_training_root(tmp_path / "dumb", language=False)
     run = a_run(dumb, tmp_path / "r2", write_settings(tmp_path))
     train("encoder", run, Length(steps=1))
     with pytest.raises(InputError, match="no texts for a tokenizer"):
         train("planning", a_run(dumb, tmp_path / "r2", write_settings(tmp_path)), Length(steps=1))
+    driving = replace(run.config.planning.driving, edited_share=0.5)
+    edited = replace(run.config, planning=replace(run.config.planning, driving=driving))
+    with pytest.raises(InputError, match="make it with `sparseoccvla world edit"):
+        train("planning", a_run(dumb, tmp_path / "r2", edited), Length(steps=1))
     wide = replace(MODEL, encoder=replace(MODEL.encoder, queries=12))
     with pytest.raises(InputError, match="other sizes"):
         train("planning", a_run(dumb, tmp_path / "r2", write_settings(tmp_path / "w", wide)), Length(steps=1))
