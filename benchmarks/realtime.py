@@ -2,7 +2,7 @@
 
     make bench      or this one alone: python -m tools.ros_env python benchmarks/realtime.py --minutes 10
 
-Ways to launch are tried for a short while each, one after the other; the first, as it is launched by default, for
+Ways to launch are tried for a short while each, one after the other; the first, as launched by default, for
 `--minutes`. Cameras fire one after the other for 43 ms around t0, and age is counted from t0.
 """
 
