@@ -380,6 +380,16 @@ def test_stages_follow_each_other_into_a_model_that_runs(root: Path, tmp_path: P
     assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
+@pytest.mark.slow
+def test_stage_planning_takes_its_sizes_from_the_settings(root: Path, tmp_path: Path) -> None:
+    """Not from the folder that the encoder's stage left: a planner once never had what was decided since."""
+    train("encoder", a_run(root, tmp_path / "r"), Length(steps=1))
+    other = replace(MODEL, planner=replace(MODEL.planner, keep_on_cue=not MODEL.planner.keep_on_cue))
+    run = a_run(root, tmp_path / "r", write_settings(tmp_path / "w", other))
+    train("planning", run, Length(steps=1))
+    assert model_config(str(run.model_folder)).planner == other.planner
+
+
 def test_the_future_is_where_the_vehicle_will_have_gone(run: Run, cache: SampleCache, texts: Texts) -> None:
     """10 m/s for a second on an arc: what lies 10 m ahead now is then at the vehicle."""
     sampler = DrivingSampler(cache, texts, run.config.planning.driving, 0)
