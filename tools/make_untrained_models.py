@@ -19,6 +19,7 @@ from sparseoccvla.runtime.manifest import StageEntry, write_manifest
 
 ROOT = Path(__file__).parents[1]
 TINY = read_config(ROOT / "config" / "train" / "sizes" / "tiny.json")
+# The paper's sizes are the defaults of the configurations; only the language model is named here.
 PAPER = ModelConfig(
     reasoner=ReasonerConfig(language=LanguageConfig(path="lmsys/vicuna-7b-v1.5")),
 )
