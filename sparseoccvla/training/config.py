@@ -48,10 +48,21 @@ class TeacherTraining(Checked):
 
 
 @dataclass(frozen=True)
+class PixelTraining(Checked):
+    """First part of stage `encoder`: the backbone and the 2-D head alone."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    share: float = setting(
+        0.0, "Of the stage's minutes or steps; for a backbone that comes untrained.", low=0.0, high=0.9
+    )
+
+
+@dataclass(frozen=True)
 class EncoderTraining(Checked):
     """Stage `encoder`: occupancy."""
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    pixels: PixelTraining = field(default_factory=PixelTraining)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     losses: OccupancyLossConfig = field(default_factory=OccupancyLossConfig)
     clustered_points: bool = setting(

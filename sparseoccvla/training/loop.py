@@ -60,6 +60,14 @@ class Length:
         """As the command line has it."""
         return f"--minutes {self.minutes:g}" if self.minutes else f"--steps {self.steps}"
 
+    def __add__(self, other: Length) -> Length:
+        return Length(self.steps + other.steps, self.minutes + other.minutes)
+
+    def split(self, share: float) -> tuple[Length, Length]:
+        """A first part and the rest."""
+        first = Length(round(self.steps * share), self.minutes * share)
+        return first, Length(self.steps - first.steps, self.minutes - first.minutes)
+
     def share_done(self, step: int, elapsed_s: float) -> float:
         """0 at the start, 1 when done."""
         return elapsed_s / (60 * self.minutes) if self.minutes else step / self.steps

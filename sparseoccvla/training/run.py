@@ -51,6 +51,7 @@ from sparseoccvla.training.loop import Length, Loop, Task, make_accelerator
 from sparseoccvla.training.model_folder import ModelParts, card_of, check_matches, write_model
 from sparseoccvla.training.occupancy_check import OccupancyCheck, spread, tuned_rule
 from sparseoccvla.training.packing import Texts
+from sparseoccvla.training.pixel_stage import PixelCheck, PixelTask
 from sparseoccvla.training.planner_stage import (
     PlannerLoader,
     PlannerTask,
@@ -129,16 +130,16 @@ class Run:
         with self.accelerator.main_process_first():
             return open_cache(self._tables, name, wanted, self._cache / name, threads=self.config.threads)
 
-    def scenes(self, cache: SampleCache) -> SceneLoader:
-        """The loader of camera sets for training."""
+    def scenes(self, cache: SampleCache, frames: int = 0, as_driven: bool = False) -> SceneLoader:
+        """The loader of camera sets for training, of the encoder's `frames` if there are none."""
         encoder = self.sizes.encoder
         return SceneLoader(
             cache,
             self.dataroot,
-            encoder.frames,
+            frames or encoder.frames,
             encoder.backbone.strides[0],
             encoder.repeat_history,
-            self.config.encoder.augmentation,
+            None if as_driven else self.config.encoder.augmentation,
             self.config.seed,
         )
 
@@ -205,16 +206,23 @@ class Run:
         tokenizer: str,
         loop: Loop,
         figures: dict[str, float],
+        first: Loop | None = None,
     ) -> None:
-        """Write the model folder, keeping the card's figures of earlier stages."""
+        """Write the model folder, keeping the card's figures of earlier stages.
+
+        `first` is the loop of the stage's first part, if it has two.
+        """
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
         before: dict[str, Any] = {}
         if (self.model_folder / "manifest.json").exists():
             before = json.loads((self.model_folder / "manifest.json").read_text())["card"]
-        seconds = before.get("training_seconds", {}) | {loop.stage: round(loop.elapsed_s)}
-        lengths = before.get("lengths", {}) | {loop.stage: loop.length.option}
+        length, elapsed_s = loop.length, loop.elapsed_s
+        if first is not None:
+            length, elapsed_s = length + first.length, elapsed_s + first.elapsed_s
+        seconds = before.get("training_seconds", {}) | {loop.stage: round(elapsed_s)}
+        lengths = before.get("lengths", {}) | {loop.stage: length.option}
         said = before.get("figures", {}) | {loop.stage: rounded(figures)}
         card = card_of(self.dataroot, self.config_name, lengths, seconds, said)
         # Only the encoder's own stage distills.
@@ -287,23 +295,44 @@ def train_teacher(run: Run, length: Length) -> None:
 
 
 def train_encoder(run: Run, length: Length) -> None:
-    """Train stage `encoder`, or go on with it; then tune the voxel rule on training scenes."""
+    """Train stage `encoder`, or go on with it; then tune the voxel rule on training scenes.
+
+    A share of it, if the settings have one, goes to the backbone and the 2-D head alone.
+    """
     config, stage = run.config, run.config.encoder
     torch.manual_seed(config.seed)
     encoder = Encoder(run.sizes.encoder)
     cache = run.split(config.train_split)
     if stage.clustered_points:
         start_at(encoder, _visible_voxels(cache, config.seed), stage.start_spread_m, config.seed)
-    check = OccupancyCheck(
-        run.split(config.validation_split), config.validation_samples, encoder, run.precision
-    )
+    validation = run.split(config.validation_split)
+    first, pixel_length = None, Length()
+    if stage.pixels.share:
+        if length.steps or length.minutes:
+            pixel_length, length = length.split(stage.pixels.share)
+        first = _pixel_loop(run, encoder, cache, validation, pixel_length)
+        first.run()
+    check = OccupancyCheck(validation, config.validation_samples, encoder, run.precision)
     task = EncoderTask(encoder, stage, config.seed, check)
     loop = run.loop("encoder", task, run.scenes(cache).batch, len(cache), stage.schedule, length)
     figures = loop.run()
     sizes = tuned_sizes(run, encoder, cache)
     anchors = _model_anchors(run)
     nets: dict[str, nn.Module | None] = {"encoder": encoder, "reasoner": None, "planner": None}
-    run.write(sizes, nets, anchors, _model_tokenizer(run), loop, figures)
+    run.write(sizes, nets, anchors, _model_tokenizer(run), loop, figures, first)
+
+
+def _pixel_loop(
+    run: Run, encoder: Encoder, cache: SampleCache, validation: SampleCache, length: Length
+) -> Loop:
+    """The loop of the first part of stage `encoder`."""
+    stage = run.config.encoder
+    held_out = run.scenes(validation, frames=1, as_driven=True)
+    check = PixelCheck(held_out, len(validation), run.config.validation_samples, run.precision)
+    batch = run.scenes(cache, frames=1).batch
+    return run.loop(
+        "pixels", PixelTask(encoder, stage, check), batch, len(cache), stage.pixels.schedule, length
+    )
 
 
 def _visible_voxels(cache: SampleCache, seed: int) -> Tensor:
