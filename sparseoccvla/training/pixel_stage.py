@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparseoccvla.contracts import NUM_CLASSES
 from sparseoccvla.encoder import Auxiliary, Encoder
+from sparseoccvla.errors import InputError
 from sparseoccvla.sampling import unstack_views
 from sparseoccvla.training.batches import SceneBatch, SceneLoader
 from sparseoccvla.training.config import EncoderTraining
@@ -43,21 +44,29 @@ class PixelTask(Task):
     def __init__(self, encoder: Encoder, config: EncoderTraining, check: PixelCheck) -> None:
         super().__init__()
         if encoder.auxiliary is None:
-            raise ValueError("encoder.pixels.share needs a 2-D head, and auxiliary_width of the sizes is 0")
+            raise InputError(
+                f"encoder.pixels.share is {config.pixels.share:g}, but the sizes have no 2-D head to train; "
+                "set it to 0, or auxiliary_width of the encoder's sizes to its width, e.g. 64"
+            )
         self.backbone, self.head = encoder.backbone, encoder.auxiliary
         self.config, self.weights = config, {}
         self._extract, self._cameras, self._check = encoder.extract, encoder.config.cameras, check
 
     def forward(self, batch: SceneBatch, step: int) -> dict[str, Term]:
         """See `Task`."""
-        said = self._said(batch)
+        said, others = self._said(batch)
         with torch.autocast(said.logits.device.type, enabled=False):
-            return auxiliary_terms(said, batch.pixel_classes, batch.pixel_depth_m, self.config.losses)
+            terms = auxiliary_terms(said, batch.pixel_classes, batch.pixel_depth_m, self.config.losses)
+            # Coarser levels teach nothing here, but several processes want a gradient for each parameter.
+            idle = torch.stack([level.float().sum() for level in others]).sum() * 0.0 if others else 0.0
+            total, divisor = terms["auxiliary_classes"]
+            return terms | {"auxiliary_classes": Term(total + idle, divisor)}
 
-    def _said(self, batch: SceneBatch) -> Auxiliary:
-        images = batch.inputs.images_rgb[:, 0].float()
-        said: Auxiliary = self.head(unstack_views(self._extract(images)[0], self._cameras))
-        return said
+    def _said(self, batch: SceneBatch) -> tuple[Auxiliary, list[Tensor]]:
+        """What the 2-D head says, and the levels that it does not read."""
+        finest, *others = self._extract(batch.inputs.images_rgb[:, 0].float())
+        said: Auxiliary = self.head(unstack_views(finest, self._cameras))
+        return said, others
 
     def validate(self) -> dict[str, float]:
         """See `Task`: IoU of cells and median error of log depth, on the mean of classes that stand."""
@@ -69,9 +78,9 @@ class PixelTask(Task):
         for start in range(0, len(indices), _BATCH):
             batch = check.loader.batch([(0, index) for index in indices[start : start + _BATCH]]).to(device)
             with torch.autocast(device.type, check.precision, check.precision != torch.float32):
-                said = self._said(batch)
+                said, _ = self._said(batch)
             found, labels = said.logits.argmax(dim=2), batch.pixel_classes
-            gap = (said.log_depth - batch.pixel_depth_m.clamp(min=0.1).log()).abs()
+            gap = (said.log_depth.detach() - batch.pixel_depth_m.clamp(min=0.1).log()).abs()
             for label in OBJECT_CLASSES:
                 true, claimed = labels == label, (found == label) & (labels <= NUM_CLASSES)
                 both[label] += int((true & claimed).sum())

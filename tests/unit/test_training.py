@@ -26,13 +26,14 @@ from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
 from sparseoccvla.runtime.manifest import read_manifest
 from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
-from sparseoccvla.training.config import ScheduleConfig, TrainingConfig, read_training_config
+from sparseoccvla.training.config import PixelTraining, ScheduleConfig, TrainingConfig, read_training_config
 from sparseoccvla.training.driving import DrivingSampler, driving_terms
 from sparseoccvla.training.encoder_stage import EncoderTask, start_at
 from sparseoccvla.training.joint_stage import JointLoader, JointTask
 from sparseoccvla.training.loop import Length, Loop
 from sparseoccvla.training.losses import IGNORE, reduce_terms
 from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
+from sparseoccvla.training.pixel_stage import PixelCheck, PixelTask
 from sparseoccvla.training.pixels import stored_pixels
 from sparseoccvla.training.run import Run, model_config, train
 from sparseoccvla.training.schedule import rate_at
@@ -294,14 +295,19 @@ def weights_after(out: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_by_bit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("share", "killed_in"), [(0.0, "encoder"), (0.5, "pixels"), (0.5, "encoder")])
+def test_a_killed_run_goes_on_bit_by_bit(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, killed_in: str
+) -> None:
     config = replace(write_settings(root), checkpoint_minutes=0.0, validate_minutes=60.0)
+    pixels = replace(config.encoder.pixels, share=share, schedule=config.encoder.schedule)
+    config = replace(config, encoder=replace(config.encoder, pixels=pixels))
     whole, broken = a_run(root, tmp_path / "whole", config), a_run(root, tmp_path / "broken", config)
     train("encoder", whole, Length(steps=6))
     step_once = Loop._train_step
 
     def fragile(self: Loop, batch: object, done: float) -> None:
-        if self.step == 3:
+        if self.stage == killed_in and self.step == 2:
             raise KilledError
         step_once(self, batch, done)
 
@@ -309,18 +315,52 @@ def test_a_killed_run_goes_on_bit_by_bit(root: Path, tmp_path: Path, monkeypatch
     with pytest.raises(KilledError):
         train("encoder", broken, Length(steps=6))
     monkeypatch.undo()
-    assert weights_after(broken.out)["step"] == 3
+    state = torch.load(broken.out / "checkpoints" / f"{killed_in}.pt", weights_only=True)
+    assert state["step"] == 2
     train("encoder", a_run(root, tmp_path / "broken", config), Length(steps=6))
     expected, got = weights_after(whole.out), weights_after(broken.out)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    steps = [
-        json.loads(line)["step"]
-        for line in (broken.out / "metrics.jsonl").read_text().splitlines()
-        if "loss" in line
-    ]
-    assert steps == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(line) for line in (broken.out / "metrics.jsonl").read_text().splitlines()]
+    steps = {stage: [line["step"] for line in lines if "loss" in line and line["stage"] == stage]
+             for stage in ("pixels", "encoder")}  # fmt: skip
+    first = round(6 * share)
+    assert steps == {"pixels": [*range(1, first + 1)], "encoder": [*range(1, 7 - first)]}
+    card = json.loads((broken.out / "model" / "manifest.json").read_text())["card"]
+    assert card["lengths"] == {"encoder": "--steps 6"}, "one command makes both parts"
     with pytest.raises(InputError, match="other settings"):
         train("encoder", a_run(root, tmp_path / "broken", replace(config, seed=1)), Length(steps=6))
+
+
+def test_pixels_are_learned_by_backbone_and_head_alone(run: Run, cache: SampleCache) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(run.sizes.encoder)
+    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+    loader = run.scenes(cache, frames=1, as_driven=True)
+    task = PixelTask(encoder, run.config.encoder, PixelCheck(loader, 2, 2, torch.float32))
+    batch = loader.batch([(0, 0), (1, 1)])
+    guessed = task.validate()
+    optimizer = torch.optim.Adam(task.parameters(), 1e-2)
+    losses = []
+    for step in range(60):
+        loss, _ = reduce_terms(task(batch, step), task.weights)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in task.parameters()), "several processes hang"
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+    moved = {name for name, p in encoder.named_parameters() if not torch.equal(p, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"backbone", "auxiliary"}
+    learned = task.validate()
+    assert learned["pixel_mIoU"] > guessed["pixel_mIoU"] + 0.1
+    assert learned["log_depth_error"] < guessed["log_depth_error"] / 2
+
+
+def test_pixels_need_a_head(run: Run, cache: SampleCache) -> None:
+    sizes = replace(run.sizes.encoder, auxiliary_width=0, seeded_queries=0, lifted_points=False)
+    check = PixelCheck(run.scenes(cache), len(cache), 2, torch.float32)
+    with pytest.raises(InputError, match=r"encoder\.pixels\.share is 0\.5, but the sizes have no 2-D head"):
+        PixelTask(Encoder(sizes), replace(run.config.encoder, pixels=PixelTraining(share=0.5)), check)
 
 
 @pytest.mark.slow
