@@ -46,6 +46,7 @@ class PlannerConfig:
     ffn_width: int = 512
     instruction_tokens: int = 4  # T_r is cut into so many for the decoder to choose from
     score_with_ego: bool = False  # the paper's scorer knows T_r and the anchors only
+    score_along_path: bool = False  # and each anchor looks at the queries along it
     look_along_path: bool = False  # attention to a query falls with its distance from the path
     keep_on_cue: bool = False  # scorer and decoder know how far each anchor is from keeping on
     diffusion_steps: int = 1000
@@ -220,6 +221,8 @@ class Scorer(nn.Module):
         self.with_ego = config.score_with_ego
         self.anchor = nn.Sequential(nn.Linear(2 * NUM_STEPS, width), nn.ReLU(), nn.Linear(width, width))
         self.gap = nn.Linear(_KEPT_ON_NUMBERS, width, bias=False) if config.keep_on_cue else None
+        self.scene = CrossAttention(width, config.heads, True) if config.score_along_path else None
+        self.norm = nn.LayerNorm(width) if config.score_along_path else None
         parts = config.instruction_tokens + 1 + self.with_ego * (1 + len(PAST_POSE_TIMES_S))
         self.net = nn.Sequential(
             nn.Linear(parts * width, width),
@@ -240,6 +243,10 @@ class Scorer(nn.Module):
         if self.gap is not None:
             gap_m = anchors_m[None, :, None] - context.kept_on_m[:, None]  # (B, A, 2, S, 2)
             candidate = candidate + self.gap(gap_m.flatten(2) / 5.0)
+        if self.scene is not None and self.norm is not None:
+            paths_m = anchors_m.expand(batch, -1, -1, -1)
+            seen = self.scene(candidate, context.scene, nearest_m(paths_m, context.center_m))
+            candidate = self.norm(candidate + seen)
         pairs = torch.cat([told[:, None].expand(-1, anchors, -1), candidate], dim=-1)  # (B, A, parts * W)
         logits: Tensor = self.net(pairs).squeeze(-1)
         return logits.float()
@@ -293,8 +300,7 @@ class DiffusionDecoder(nn.Module):
             parts.append(4.0 * gap.flatten(2))
         query = self.query(torch.cat(parts, dim=-1))  # (B, A, W)
         time = self.time(sinusoids(t[:, None] / 10.0, self.width // 2))  # (B, W)
-        # (B, A, S, Q) -> (B, A, Q): how near the path comes to each query.
-        gap_m = (paths_m[:, :, :, None] - context.center_m[:, None, None]).norm(dim=-1).amin(dim=2)
+        gap_m = nearest_m(paths_m, context.center_m)
         for layer in self.layers:
             query = layer(query, time, gap_m, context)
         change = self.out(query).unflatten(-1, (NUM_STEPS, 2))
@@ -350,6 +356,11 @@ class CrossAttention(nn.Module):
         mixed = logits.softmax(dim=-1) @ v
         update: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, count, width))
         return update
+
+
+def nearest_m(paths_m: Tensor, center_m: Tensor) -> Tensor:
+    """How near (B, A, Q) the points of paths (B, A, S, 2) come to each query's center (B, Q, 2)."""
+    return (paths_m[:, :, :, None] - center_m[:, None, None]).norm(dim=-1).amin(dim=2)
 
 
 def keep_on(motion: Tensor) -> Tensor:

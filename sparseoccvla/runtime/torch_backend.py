@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparseoccvla.allocator import keep_memory
 from sparseoccvla.anchors import read_anchors
 from sparseoccvla.config import ModelSource
 from sparseoccvla.contracts import (
@@ -46,8 +46,6 @@ from sparseoccvla.weights import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def load_encoder(source: ModelSource) -> TorchEncoder:
@@ -307,21 +305,10 @@ def _arithmetic(device: torch.device, half: bool) -> AbstractContextManager[Any]
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
-def _keep_memory() -> None:
-    """Let glibc keep large buffers instead of asking the kernel for fresh pages in every layer.
-
-    Other C libraries have no mallopt, and lose nothing.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30)):
-            mallopt(parameter, value)
-
-
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
     # torch would take every core for each of three processes, whose threads then wait for each other.
     torch.set_num_threads(source.threads or max(1, (os.cpu_count() or 1) // 3))
-    _keep_memory()
+    keep_memory()
     return open_model(source)
 
 

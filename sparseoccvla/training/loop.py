@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from sparseoccvla.allocator import keep_memory
 from sparseoccvla.errors import InputError
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
 from sparseoccvla.training.losses import Term, reduce_terms
@@ -77,6 +78,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """One process or several, on whatever `accelerate` finds."""
     if not torch.cuda.is_available():
         torch.set_num_threads(config.threads)
+        keep_memory()
     return Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=not torch.cuda.is_available()
     )

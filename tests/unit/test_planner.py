@@ -13,7 +13,7 @@ from sparseoccvla.training.losses import reduce_terms, score_term, trajectory_te
 
 torch.set_num_threads(1)
 PAPER = PlannerConfig(query_width=16, token_width=24, width=32, heads=4, ffn_width=32)
-ROUND = replace(PAPER, score_with_ego=True, look_along_path=True, keep_on_cue=True)
+ROUND = replace(PAPER, score_with_ego=True, score_along_path=True, look_along_path=True, keep_on_cue=True)
 ANCHORS = torch.from_numpy(analytic_anchors()).flatten(0, 1)
 BOTH = pytest.mark.parametrize("config", [PAPER, ROUND], ids=["paper", "round"])
 
@@ -164,6 +164,45 @@ def test_the_papers_scorer_does_not_know_the_ego() -> None:
     for config, same in ((PAPER, True), (ROUND, False)):
         net = network(config).eval()
         assert torch.equal(net.score_logits(given, ANCHORS), net.score_logits(faster, ANCHORS)) == same
+
+
+def test_the_papers_scorer_does_not_see_the_scene() -> None:
+    given = inputs()
+    other = given._replace(features=given.features.flip(1))
+    for config, same in ((PAPER, True), (ROUND, False)):
+        net = network(config).eval()
+        assert torch.equal(net.score_logits(given, ANCHORS), net.score_logits(other, ANCHORS)) == same
+
+
+def test_an_anchor_is_scored_by_what_lies_along_it() -> None:
+    net, given = network(ROUND).eval(), inputs()
+    ahead, behind = ANCHORS[:, -1, 0].argmax(), ANCHORS[:, -1, 0].argmin()
+    assert ANCHORS[behind, -1, 0] < 5 < 20 < ANCHORS[ahead, -1, 0]
+    points_m = given.points_m.clone()
+    points_m[:] = torch.tensor([0.0, 0.0, 0.0])
+    points_m[:, 0] = torch.tensor([*ANCHORS[ahead, -1].tolist(), 0.0])
+    given = given._replace(points_m=points_m)
+    thing = given.features.clone()
+    thing[:, 0] = thing[:, 0].flip(-1)
+    moved = (
+        net.score_logits(given._replace(features=thing), ANCHORS) - net.score_logits(given, ANCHORS)
+    ).abs()
+    assert (moved[:, ahead] > 2 * moved[:, behind]).all()
+
+
+def test_the_decoder_is_told_how_far_the_anchor_is_from_keeping_on_not_the_noise() -> None:
+    net, given = network(replace(ROUND, look_along_path=False)).eval(), inputs()
+    first = net.decoder.query[0]
+    with torch.no_grad():
+        first.weight[:, :-24] = 0  # all but the cue
+    t = torch.tensor([20, 20, 20])
+    noises = [torch.randn(3, 18, 6, 2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    paths_m = ANCHORS.expand(3, -1, -1, -1)
+    one, other = (net.denoise(given, paths_m, noise, t) for noise in noises)
+    assert torch.equal(one, other)
+    start = net.diffusion.normalized_offsets
+    faster = net.denoise(given, 1.1 * paths_m, noises[0], t)
+    assert not torch.allclose(faster - start(1.1 * paths_m), one - start(paths_m)), "the cue is read"
 
 
 def test_ego_numbers_hide_what_is_not_valid() -> None:
