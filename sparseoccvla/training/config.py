@@ -97,6 +97,13 @@ class DrivingTraining(Checked):
         high=1.0,
     )
     questions: int = setting(8, "Asked about each keyframe in a step; they share the scene.", low=0, high=64)
+    turned_share: float = setting(
+        0.0,
+        "Of questions, those begun at another of their words: a small language model of few wordings else "
+        "answers the order of words, not what they ask.",
+        low=0.0,
+        high=1.0,
+    )
     sight_share: float = setting(
         0.3, "Of keyframes drawn from those between a hazard's appearing and the driver's reacting.",
         low=0.0, high=1.0,

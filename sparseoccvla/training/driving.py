@@ -165,7 +165,14 @@ class DrivingSampler:
         questions = questions_about(self._cache.language(index))
         many = min(self._config.questions, len(questions))
         chosen = [questions[i] for i in rng.permutation(len(questions))[:many]]
-        return [(question.text, question.reference, bool(question.type)) for question in chosen]
+        return [
+            (
+                turned(question.text, rng) if rng.random() < self._config.turned_share else question.text,
+                question.reference,
+                bool(question.type),
+            )
+            for question in chosen
+        ]
 
     def later(self, index: int, horizon_s: float) -> int | None:
         """The keyframe of the same scene that is so much later."""
@@ -203,6 +210,17 @@ class DrivingSampler:
         return OccupancyTarget(
             whole.points_m[kept], whole.labels[kept], whole.visible[kept], whole.label_from_base, bounded=True
         )
+
+
+def turned(question: str, rng: np.random.Generator) -> str:
+    """The question begun at another of its words: "Is the car far?" is also asked as "Car far is the?"."""
+    words = question.rstrip("?").split()
+    if len(words) < 2:
+        return question
+    first = int(rng.integers(1, len(words)))
+    words[0] = words[0][0].lower() + words[0][1:]
+    text = " ".join(words[first:] + words[:first]).rstrip(",")
+    return text[0].upper() + text[1:] + "?" * question.endswith("?")
 
 
 def driving_terms(

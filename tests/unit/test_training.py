@@ -27,11 +27,11 @@ from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
 from sparseoccvla.runtime.manifest import read_manifest
 from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
 from sparseoccvla.training.config import PixelTraining, ScheduleConfig, TrainingConfig, read_training_config
-from sparseoccvla.training.driving import DrivingSampler, driving_terms
+from sparseoccvla.training.driving import DrivingSampler, driving_terms, turned
 from sparseoccvla.training.encoder_stage import EncoderTask, start_at
 from sparseoccvla.training.joint_stage import JointLoader, JointTask
 from sparseoccvla.training.loop import Length, Loop
-from sparseoccvla.training.losses import IGNORE, reduce_terms
+from sparseoccvla.training.losses import IGNORE, NO_TEXT, reduce_terms
 from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
 from sparseoccvla.training.pixel_stage import PixelCheck, PixelTask
 from sparseoccvla.training.pixels import stored_pixels
@@ -442,6 +442,29 @@ def test_the_future_is_where_the_vehicle_will_have_gone(run: Run, cache: SampleC
     assert target.bounded
     assert not target.counts(torch.tensor([[60.0, 0.0, 1.0]])).any()
     assert sampler.future(8, 1.0) is None
+
+
+def test_a_turned_question_keeps_its_words_and_begins_with_another() -> None:
+    rng = np.random.default_rng(0)
+    found = {turned("Is the nearest Car, ahead, near or far?", rng) for _ in range(60)}
+    assert len(found) == 7
+    assert "Near or far is the nearest Car, ahead?" in found
+    assert "Ahead, near or far is the nearest Car?" in found
+    assert turned("Why?", rng) == "Why?"
+
+
+def test_some_questions_are_turned_and_no_answer_is(run: Run, cache: SampleCache, texts: Texts) -> None:
+    never = replace(run.config.planning.driving, edited_share=0.0, sight_share=0.0, turned_share=0.0)
+    asked = {}
+    for share in (0.0, 1.0):
+        _, truth = DrivingSampler(cache, texts, replace(never, turned_share=share), 0).draw([(0, 3)])
+        begin = len(texts.planning) + 1
+        wanted = truth.pack.wanted[0, begin:]
+        said = texts.text(wanted[wanted != NO_TEXT].tolist())
+        asked[share] = (texts.text(truth.pack.ids[0, begin:].tolist()), said)
+    assert "Is the number odd?" in asked[0.0][0]
+    assert "Is the number odd?" not in asked[1.0][0]
+    assert sorted(asked[0.0][1]) == sorted(asked[1.0][1])
 
 
 def test_late_reasoning_comes_from_an_earlier_keyframe_of_the_scene(
