@@ -55,6 +55,7 @@ class EncoderConfig:
     free_class: bool = False  # softmax over 17 + free instead of 17 sigmoids
     least_spread_m: tuple[float, ...] = ()  # floor of the sampling spread of each layer; z a quarter
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
+    depth_per_focal_length: bool = False  # the 2-D head says depth over focal length, in picture widths
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
     lifted_spread: float = 0.0  # along the ray of their cell: depth times exp(-spread) to exp(spread)
@@ -186,7 +187,7 @@ class Encoder(nn.Module):
         auxiliary = lifted_m = None
         if self.auxiliary is not None:
             newest = unstack_views(levels[0][:, 0], config.cameras)  # (B, N, C, H, W)
-            auxiliary = self.auxiliary(newest)
+            auxiliary = self.auxiliary(newest, image_from_base[:, 0])
             if self.seeds is not None:
                 seeds_m, lifted_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
                 points = torch.cat([points, (seeds_m - self.low_m) / self.extent_m], dim=1)
@@ -497,20 +498,39 @@ class PointClasses(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Semantics and depth of each cell of the finest level."""
+    """Semantics and depth of each cell of the finest level.
+
+    How large a thing looks is its size times focal length over depth. A network that is not told the focal
+    length guesses a mean of its cameras': 30 % too far behind a wide one.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.width_px = config.image_size_px[1]
+        self.per_focal_length = config.depth_per_focal_length
         pyramid = config.backbone.pyramid_width
         last = nn.Conv2d(config.auxiliary_width, NUM_CLASSES + 2, 1)
         # Before training every class is as likely as the next, and everything 15 m away.
         last.bias = nn.Parameter(torch.tensor([0.0] * (NUM_CLASSES + 1) + [math.log(15.0)]))
         self.net = nn.Sequential(nn.Conv2d(pyramid, config.auxiliary_width, 3, padding=1), nn.ReLU(), last)
 
-    def forward(self, level: Tensor) -> Auxiliary:
-        """Of a level (B, N, C, H, W)."""
+    def forward(self, level: Tensor, image_from_base: Tensor) -> Auxiliary:
+        """Of a level (B, N, C, H, W), whose pictures have the matrices (B, N, 4, 4)."""
         out = self.net(level.flatten(0, 1)).float().unflatten(0, level.shape[:2])
-        return Auxiliary(out[:, :, :-1], out[:, :, -1])
+        log_depth = out[:, :, -1]
+        if self.per_focal_length:
+            share = focal_length_px(image_from_base.float()) / self.width_px  # (B, N)
+            log_depth = log_depth + share.log()[..., None, None]
+        return Auxiliary(out[:, :, :-1], log_depth)
+
+
+def focal_length_px(image_from_base: Tensor) -> Tensor:
+    """Horizontal focal length (...) of matrices (..., 4, 4), at least 1: a missing camera's may be empty.
+
+    It is what u's row has beside the optical axis, the third row.
+    """
+    u, axis = image_from_base[..., 0, :3], image_from_base[..., 2, :3]
+    return (u - (u * axis).sum(dim=-1, keepdim=True) * axis).norm(dim=-1).clamp(min=1.0)
 
 
 class Seeds(nn.Module):

@@ -65,7 +65,7 @@ class PixelTask(Task):
     def _said(self, batch: SceneBatch) -> tuple[Auxiliary, list[Tensor]]:
         """What the 2-D head says, and the levels that it does not read."""
         finest, *others = self._extract(batch.inputs.images_rgb[:, 0].float())
-        said: Auxiliary = self.head(unstack_views(finest, self._cameras))
+        said: Auxiliary = self.head(unstack_views(finest, self._cameras), batch.inputs.image_from_base[:, 0])
         return said, others
 
     def validate(self) -> dict[str, float]:
