@@ -6,7 +6,16 @@ import torch
 
 from sparseoccvla.backbone import BackboneConfig
 from sparseoccvla.contracts import FREE_CLASS, NUM_CLASSES, EncoderInput
-from sparseoccvla.encoder import Auxiliary, Encoder, EncoderConfig, Scene, Seeds, _surface
+from sparseoccvla.encoder import (
+    Auxiliary,
+    AuxiliaryHead,
+    Encoder,
+    EncoderConfig,
+    Scene,
+    Seeds,
+    _surface,
+    focal_length_px,
+)
 from sparseoccvla.training.losses import (
     OccupancyLossConfig,
     OccupancyTarget,
@@ -114,6 +123,28 @@ def test_the_order_of_frames_matters() -> None:
     images, *rest = inputs()
     with torch.no_grad():
         assert not torch.allclose(net(images, *rest).features, net(images.flip(1), *rest).features, atol=1e-3)
+
+
+def test_depth_follows_the_focal_length_however_the_camera_stands() -> None:
+    base = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(4))).Q
+    pose = torch.eye(4)
+    pose[:3, :3], pose[:3, 3] = base, torch.tensor([1.0, -2.0, 0.5])
+    cameras = []
+    for focal_px in (80.0, 160.0):
+        intrinsics = torch.eye(4)
+        intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2] = focal_px, 90.0, 61.0, 30.0
+        mirror = torch.eye(4)
+        mirror[0, 0], mirror[0, 2] = -1.0, SIZE[1]
+        cameras += [intrinsics @ pose, mirror @ intrinsics @ pose]
+    matrices = torch.stack(cameras)[None]
+    assert focal_length_px(matrices)[0].tolist() == pytest.approx([80, 80, 160, 160], rel=1e-5)
+    level = torch.randn(1, 1, 32, 4, 8).expand(-1, 4, -1, -1, -1)
+    for per_focal_length, ratio in ((False, 1.0), (True, 2.0)):
+        torch.manual_seed(0)
+        head = AuxiliaryHead(replace(ROUND, depth_per_focal_length=per_focal_length))
+        depth_m = head(level, matrices).log_depth.exp()
+        torch.testing.assert_close(depth_m[0, 2] / depth_m[0, 1], torch.full((4, 8), ratio))
+    assert torch.isfinite(head(level, torch.zeros(1, 4, 4, 4)).log_depth).all(), "a missing camera"
 
 
 def test_seeds_lie_on_what_the_head_sees_standing() -> None:
