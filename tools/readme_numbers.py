@@ -106,7 +106,8 @@ def learned() -> str:
         (
             "plans that change by 1 m when the hazard is taken away",
             f"{edits['hazard_removed']['changed']['1m']:.0%}",
-            f"something irrelevant {edits['irrelevant']['changed']['1m']:.0%}",
+            f"something irrelevant {edits['irrelevant']['changed']['1m']:.0%}, the expert "
+            f"{edits['expert_changes']:.0%}",
         )
     )
     closed = {row: figures["closed"]["accuracy_mean_of_types"] for row, figures in language.items()}

@@ -40,15 +40,25 @@ class Effect:
     base: Waypoints
     edited: Waypoints
     expert: Waypoints  # what the driver does where the edit is true
+    driven: Waypoints  # what the driver does where it is not
 
     @property
     def change_m(self) -> float:
-        """How far the farthest waypoint moves."""
-        return float(np.linalg.norm(np.subtract(self.base, self.edited)[:, :2], axis=1).max())
+        """How far the farthest waypoint of the plan moves."""
+        return _farthest_m(self.base, self.edited)
+
+    @property
+    def expert_change_m(self) -> float:
+        """How far the farthest waypoint of the driver's path moves."""
+        return _farthest_m(self.driven, self.expert)
 
     def off_m(self, plan: Waypoints) -> float:
         """Mean distance of a plan to what the driver does where the edit is true."""
         return float(np.linalg.norm(np.subtract(plan, self.expert)[:, :2], axis=1).mean())
+
+
+def _farthest_m(one: Waypoints, other: Waypoints) -> float:
+    return float(np.linalg.norm(np.subtract(one, other)[:, :2], axis=1).max())
 
 
 def chosen_edits(
@@ -101,6 +111,7 @@ def find_effects(
                     _plan(models, truth, cache.history(index, frames)),
                     _plan(models, truth, edited.history),
                     edit.future.tolist(),
+                    truth.future.astype(float).tolist(),
                 )
                 lines.write(json.dumps(asdict(known[key])) + "\n")
                 lines.flush()
@@ -111,15 +122,20 @@ def find_effects(
 def effect_figures(effects: Sequence[Effect]) -> dict[str, Any]:
     """Shares of plans that change, by threshold and kind; a hazard that is hidden at t0 is left out.
 
-    `off_m` is how far plans are from what the driver would do without the hazard, before and after.
+    A driver who would brake anyway, for a bend or a light, changes nothing either: `expert_changes` is the
+    driver's own share, and shares are also given of the edits where the driver's path changes. `off_m` is how
+    far plans are from what the driver would do without the hazard, before and after.
     """
     removed = [effect for effect in effects if effect.removes and effect.seen]
     irrelevant = [effect for effect in effects if not effect.removes]
+    acted_on = [effect for effect in removed if effect.expert_change_m > CHANGED_M]
     return {
         "n": len(removed) + len(irrelevant),
         "hidden": sum(effect.removes and not effect.seen for effect in effects),
         "changed_m": CHANGED_M,
         "hazard_removed": _shares(removed),
+        "expert_changes": len(acted_on) / len(removed) if removed else None,
+        "hazard_removed_expert_changes": _shares(acted_on),
         "irrelevant": _shares(irrelevant),
         "off_m_with_hazard": _mean([effect.off_m(effect.base) for effect in removed]),
         "off_m_without": _mean([effect.off_m(effect.edited) for effect in removed]),

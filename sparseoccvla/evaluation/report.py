@@ -176,6 +176,8 @@ def _effects(figures: dict[str, Any]) -> Iterator[str]:
         yield ""
         return
     removed, irrelevant = figures["hazard_removed"], figures["irrelevant"]
+    # Absent from results of before the driver's own changes were counted.
+    acted_on = figures.get("hazard_removed_expert_changes")
     yield (
         f"A plan changes if a waypoint moves by more than {figures['changed_m']:g} m; "
         f"{figures['hidden']} hazards hidden at t0 are left out. To what the driver would do without the "
@@ -187,7 +189,11 @@ def _effects(figures: dict[str, Any]) -> Iterator[str]:
         ["plans that change [%]", "n", *(f"by {threshold}" for threshold in removed["changed"])],
         [
             [name, str(row["n"]), *(_percent(share) for share in row["changed"].values())]
-            for name, row in (("hazard removed", removed), ("irrelevant edit", irrelevant))
+            for name, row in (
+                ("hazard removed", removed),
+                *([("hazard removed, the driver's own path changes", acted_on)] if acted_on else []),
+                ("irrelevant edit", irrelevant),
+            )
         ],
     )
     yield from _table(

@@ -17,8 +17,8 @@ def plan(step_m):
     return [[step_m * k, 0.0, 0.0] for k in range(1, 7)]
 
 
-def effect(kind, removes, base_m, edited_m, seen=True):
-    return Effect("t", "e", kind, removes, seen, plan(base_m), plan(edited_m), plan(2.0))
+def effect(kind, removes, base_m, edited_m, seen=True, driven_m=1.0):
+    return Effect("t", "e", kind, removes, seen, plan(base_m), plan(edited_m), plan(2.0), plan(driven_m))
 
 
 def test_shares_are_of_plans_whose_farthest_waypoint_moves():
@@ -39,6 +39,20 @@ def test_shares_are_of_plans_whose_farthest_waypoint_moves():
     assert figures["off_m_with_hazard"] == pytest.approx(3.5)
     assert figures["off_m_without"] == pytest.approx((0 + 0.9 * 3.5) / 2)
     assert effect_figures([])["n"] == 0
+
+
+def test_a_driver_who_would_do_the_same_is_told_apart():
+    figures = effect_figures(
+        [
+            effect("pedestrian", True, 1.0, 2.0, driven_m=1.0),
+            effect("pedestrian", True, 1.0, 1.0, driven_m=1.9),  # 0.6 m: brakes for something else as well
+            effect("colors", False, 1.0, 1.0, driven_m=1.0),
+        ]
+    )
+    assert figures["hazard_removed"]["changed"]["1m"] == 0.5
+    assert figures["expert_changes"] == 0.5
+    acted_on = figures["hazard_removed_expert_changes"]
+    assert (acted_on["n"], acted_on["changed"]["1m"]) == (1, 1.0)
 
 
 @pytest.fixture(scope="module")
