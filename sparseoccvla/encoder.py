@@ -17,6 +17,7 @@ Dimension legend:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from sparseoccvla.backbone import Backbone, BackboneConfig
 from sparseoccvla.contracts import FLAT_CLASSES, NUM_CLASSES, OCC3D_GRID
 from sparseoccvla.sampling import project, sample, stack_views, unstack_views
 from sparseoccvla.voxels import VoxelRule
+
+_NEAREST_GROUND_M, _FARTHEST_GROUND_M = 0.5, 60.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class EncoderConfig:
     least_spread_m: tuple[float, ...] = ()  # floor of the sampling spread of each layer; z a quarter
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
     depth_per_focal_length: bool = False  # the 2-D head says depth over focal length, in picture widths
+    depth_by_contact: bool = False  # or the row where a thing meets the ground
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
     lifted_spread: float = 0.0  # along the ray of their cell: depth times exp(-spread) to exp(spread)
@@ -187,7 +191,7 @@ class Encoder(nn.Module):
         auxiliary = lifted_m = None
         if self.auxiliary is not None:
             newest = unstack_views(levels[0][:, 0], config.cameras)  # (B, N, C, H, W)
-            auxiliary = self.auxiliary(newest, image_from_base[:, 0])
+            auxiliary = self.auxiliary(newest, image_from_base[:, 0], base_from_image)
             if self.seeds is not None:
                 seeds_m, lifted_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
                 points = torch.cat([points, (seeds_m - self.low_m) / self.extent_m], dim=1)
@@ -501,27 +505,35 @@ class AuxiliaryHead(nn.Module):
     """Semantics and depth of each cell of the finest level.
 
     How large a thing looks is its size times focal length over depth. A network that is not told the focal
-    length guesses a mean of its cameras': 30 % too far behind a wide one.
+    length guesses a mean of its cameras': 30 % too far behind a wide one. With `depth_by_contact` the head
+    says in which row of a cell's column its thing meets the ground, calibration says how far the ground is
+    there, and what remains is a small factor.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.width_px = config.image_size_px[1]
+        self.size_px = config.image_size_px
         self.per_focal_length = config.depth_per_focal_length
-        pyramid = config.backbone.pyramid_width
-        last = nn.Conv2d(config.auxiliary_width, NUM_CLASSES + 2, 1)
-        # Before training every class is as likely as the next, and everything 15 m away.
-        last.bias = nn.Parameter(torch.tensor([0.0] * (NUM_CLASSES + 1) + [math.log(15.0)]))
-        self.net = nn.Sequential(nn.Conv2d(pyramid, config.auxiliary_width, 3, padding=1), nn.ReLU(), last)
+        self.rows = self.size_px[0] // config.backbone.strides[0] if config.depth_by_contact else 0
+        pyramid, width = config.backbone.pyramid_width, config.auxiliary_width
+        last = nn.Conv2d(width, NUM_CLASSES + 2 + self.rows, 1)
+        # Before training every class is as likely as the next, and everything 15 m away, or on any row.
+        start = 0.0 if self.rows else math.log(15.0)
+        last.bias = nn.Parameter(torch.tensor([0.0] * (NUM_CLASSES + 1) + [start] + [0.0] * self.rows))
+        self.net = nn.Sequential(nn.Conv2d(pyramid, width, 3, padding=1), nn.ReLU(), last)
 
-    def forward(self, level: Tensor, image_from_base: Tensor) -> Auxiliary:
+    def forward(self, level: Tensor, image_from_base: Tensor, base_from_image: Tensor) -> Auxiliary:
         """Of a level (B, N, C, H, W), whose pictures have the matrices (B, N, 4, 4)."""
         out = self.net(level.flatten(0, 1)).float().unflatten(0, level.shape[:2])
-        log_depth = out[:, :, -1]
-        if self.per_focal_length:
-            share = focal_length_px(image_from_base.float()) / self.width_px  # (B, N)
+        logits, log_depth, rows = out.tensor_split([NUM_CLASSES + 1, NUM_CLASSES + 2], dim=2)
+        log_depth = log_depth.squeeze(2)
+        if self.rows:
+            ground = ground_log_depth(base_from_image.float(), level.shape[-2:], self.size_px)
+            log_depth = log_depth + (rows.softmax(dim=2) * ground[:, :, :, None]).sum(dim=2)
+        elif self.per_focal_length:
+            share = focal_length_px(image_from_base.float()) / self.size_px[1]  # (B, N)
             log_depth = log_depth + share.log()[..., None, None]
-        return Auxiliary(out[:, :, :-1], log_depth)
+        return Auxiliary(logits, log_depth)
 
 
 def focal_length_px(image_from_base: Tensor) -> Tensor:
@@ -531,6 +543,26 @@ def focal_length_px(image_from_base: Tensor) -> Tensor:
     """
     u, axis = image_from_base[..., 0, :3], image_from_base[..., 2, :3]
     return (u - (u * axis).sum(dim=-1, keepdim=True) * axis).norm(dim=-1).clamp(min=1.0)
+
+
+def ground_log_depth(base_from_image: Tensor, cells: Sequence[int], size_px: tuple[int, int]) -> Tensor:
+    """Log of the depth (B, N, H, W) in meters at which rays of cells meet the ground, z = 0 of base_link.
+
+    At and above the horizon it is that of the farthest ground.
+
+    Args:
+        base_from_image: (B, N, 4, 4).
+        cells: H and W.
+        size_px: height and width of the pictures.
+    """
+    (height, width), (height_px, width_px) = cells, size_px
+    device = base_from_image.device
+    u = (torch.arange(width, device=device) + 0.5) * (width_px / width)
+    v = (torch.arange(height, device=device) + 0.5) * (height_px / height)
+    z = base_from_image[..., 2, :, None, None]  # (B, N, 4, 1, 1)
+    falling = -(z[:, :, 0] * u + z[:, :, 1] * v[:, None] + z[:, :, 2])  # (B, N, H, W), per meter of depth
+    camera_height_m = z[:, :, 3].clamp(min=0.1)
+    return (camera_height_m / falling.clamp(min=1e-6)).clamp(_NEAREST_GROUND_M, _FARTHEST_GROUND_M).log()
 
 
 class Seeds(nn.Module):

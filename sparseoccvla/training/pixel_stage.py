@@ -64,8 +64,11 @@ class PixelTask(Task):
 
     def _said(self, batch: SceneBatch) -> tuple[Auxiliary, list[Tensor]]:
         """What the 2-D head says, and the levels that it does not read."""
-        finest, *others = self._extract(batch.inputs.images_rgb[:, 0].float())
-        said: Auxiliary = self.head(unstack_views(finest, self._cameras), batch.inputs.image_from_base[:, 0])
+        inputs = batch.inputs
+        finest, *others = self._extract(inputs.images_rgb[:, 0].float())
+        said: Auxiliary = self.head(
+            unstack_views(finest, self._cameras), inputs.image_from_base[:, 0], inputs.base_from_image
+        )
         return said, others
 
     def validate(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from sparseoccvla.encoder import (
     Seeds,
     _surface,
     focal_length_px,
+    ground_log_depth,
 )
 from sparseoccvla.training.losses import (
     OccupancyLossConfig,
@@ -142,9 +143,38 @@ def test_depth_follows_the_focal_length_however_the_camera_stands() -> None:
     for per_focal_length, ratio in ((False, 1.0), (True, 2.0)):
         torch.manual_seed(0)
         head = AuxiliaryHead(replace(ROUND, depth_per_focal_length=per_focal_length))
-        depth_m = head(level, matrices).log_depth.exp()
+        depth_m = head(level, matrices, torch.linalg.inv(matrices)).log_depth.exp()
         torch.testing.assert_close(depth_m[0, 2] / depth_m[0, 1], torch.full((4, 8), ratio))
-    assert torch.isfinite(head(level, torch.zeros(1, 4, 4, 4)).log_depth).all(), "a missing camera"
+    missing = torch.zeros(1, 4, 4, 4)
+    assert torch.isfinite(head(level, missing, missing).log_depth).all(), "a missing camera"
+
+
+def test_rays_of_cells_meet_the_ground_at_its_depth() -> None:
+    base_from_image = inputs(batch=1)[2]
+    depth_m = ground_log_depth(base_from_image, (8, 16), SIZE).exp()
+    v, u = torch.meshgrid(torch.arange(8) * 8 + 4.0, torch.arange(16) * 8 + 4.0, indexing="ij")
+    rays = torch.stack([u, v, torch.ones(8, 16)], dim=-1) * depth_m[..., None]
+    points = torch.cat([rays, torch.ones(1, 6, 8, 16, 1)], dim=-1)
+    z_m = (base_from_image[:, :, 2, None, None] * points).sum(dim=-1)
+    met = (depth_m > 0.51) & (depth_m < 59.9)
+    assert met.any(dim=(2, 3)).all(), "every camera sees ground"
+    assert z_m[met].abs().max() < 1e-3
+    assert (depth_m[:, :, 0] > 59.9).all(), "above the horizon it is far"
+
+
+def test_a_thing_is_as_far_as_the_ground_in_the_row_where_it_stands() -> None:
+    config = replace(ROUND, depth_by_contact=True)
+    head = AuxiliaryHead(config)
+    _, image_from_base, base_from_image, _ = inputs(batch=1)
+    last = head.net[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias[-head.rows :] = torch.tensor([0.0, 0, 0, 0, 0, 0, 50.0, 0])  # the row before the last
+        said = head(torch.randn(1, 6, 32, 8, 16), image_from_base[:, 0], base_from_image)
+    ground = ground_log_depth(base_from_image, (8, 16), SIZE)
+    torch.testing.assert_close(said.log_depth, ground[:, :, 6:7].expand(-1, -1, 8, -1))
+    missing = torch.zeros(1, 6, 4, 4)
+    assert torch.isfinite(head(torch.randn(1, 6, 32, 8, 16), missing, missing).log_depth).all()
 
 
 def test_seeds_lie_on_what_the_head_sees_standing() -> None:
