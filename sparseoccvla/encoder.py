@@ -64,6 +64,7 @@ class EncoderConfig:
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
     lifted_spread: float = 0.0  # along the ray of their cell: depth times exp(-spread) to exp(spread)
     lifted_scale_m: float = 0.0  # offset_scale of these points, whose depth is known; 0: the same
+    lifted_reach_m: float = 0.0  # or the farthest that an axis of them moves; 0: without bound
     square: tuple[int, int] = (4, 4)  # rows and columns of picture cells that offer one seed
     point_class_width: int = 0  # class of each point from the picture where it falls
     surface_cue: bool = False  # and from what the 2-D head sees there, and how far before the point
@@ -247,6 +248,7 @@ class DecoderLayer(nn.Module):
         self.points_out = config.points[index]
         self.offset_scale = config.offset_scale
         self.lifted_share = config.lifted_scale_m / config.offset_scale if config.lifted_scale_m else 1.0
+        self.lifted_reach_m = config.lifted_reach_m
         self.position = nn.Sequential(
             nn.Linear(3 * self.points_in, width), nn.LayerNorm(width), nn.ReLU(),
             nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
@@ -296,7 +298,13 @@ class DecoderLayer(nn.Module):
             count = lifted_m.shape[1]
             learned = start_m[:, :-count].expand(-1, -1, self.points_out, -1)
             start_m = torch.cat([learned, lifted_m], dim=1)
-            offsets_m = torch.cat([offsets_m[:, :-count], self.lifted_share * offsets_m[:, -count:]], dim=1)
+            # Unbounded, they leave what they were lifted from by tens of meters, to where points are missed.
+            moved_m = (
+                self.lifted_reach_m * (offsets_m[:, -count:] / self.offset_scale).tanh()
+                if self.lifted_reach_m
+                else self.lifted_share * offsets_m[:, -count:]
+            )
+            offsets_m = torch.cat([offsets_m[:, :-count], moved_m], dim=1)
         out_m = start_m + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
         logits = self.classes(features, out_m.detach(), center_m, scene, columns)
         return LayerOutput(features, logits, (out_m - low_m) / extent_m)

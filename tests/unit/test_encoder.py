@@ -218,6 +218,24 @@ def test_points_of_seeded_queries_start_on_lifted_cells() -> None:
     assert spread[learned:].min() > 0.01
 
 
+def test_points_of_lifted_cells_stay_within_their_reach() -> None:
+    config = replace(ROUND, points=(2, 16), lifted_points=True, lifted_reach_m=0.5)
+    net = Encoder(config).eval()
+    given = inputs(batch=1)
+    last = net.layers[-1].offsets[-1]
+    with torch.no_grad():
+        found_m = []
+        for factor in (0.0, 1.0, 1e3):
+            torch.manual_seed(0)
+            last.reset_parameters()
+            last.weight.mul_(factor)
+            last.bias.mul_(factor)
+            found_m.append(net(*given).points_m[-1][:, -config.seeded_queries :])
+    still, moved, far = found_m
+    assert 0 < (moved - still).abs().max() < 0.5
+    assert (far - still).abs().max() == pytest.approx(0.5, abs=1e-3)
+
+
 def test_offsets_from_lifted_cells_have_a_scale_of_their_own() -> None:
     config = replace(ROUND, points=(2, 16), lifted_points=True, square=(8, 2), offset_scale=2.0)
     points_m = []
