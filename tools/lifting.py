@@ -44,11 +44,13 @@ class Told(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.head, self.truth, self.classes, self.depth = head, None, False, False
+        self.head = head
+        self.truth: SceneBatch | None = None
+        self.classes = self.depth = False
 
     def forward(self, *given: Tensor) -> Auxiliary:
         said: Auxiliary = self.head(*given)
-        assert isinstance(self.truth, SceneBatch)
+        assert self.truth is not None
         labels, depth_m = self.truth.pixel_classes.long(), self.truth.pixel_depth_m
         logits, log_depth = said
         if self.depth:
@@ -146,17 +148,17 @@ def rows(encoder: Encoder, cache: SampleCache, loader: SceneLoader, count: int) 
     frames, decoded = [], {}
     ways = list(product((False, True), repeat=2))
     for index in spread(len(cache), count):
-        told.truth = loader.batch([(0, index)])
+        told.truth = truth = loader.batch([(0, index)])
         label_from_base = inverse(cache.truth(index).base_from_label)
         for told.classes, told.depth in ways:
-            inputs = told.truth.inputs
+            inputs = truth.inputs
             with torch.no_grad():
                 out = encoder(
                     inputs.images_rgb.float(), inputs.image_from_base, inputs.base_from_image, inputs.valid
                 )
             assert out.auxiliary is not None
             if not (told.classes or told.depth):
-                frames.append(Keyframe(index, told.truth, out.auxiliary))
+                frames.append(Keyframe(index, truth, out.auxiliary))
             label = cache.occupancy(index)
             assert label is not None
             points_m, scores = out.points_m[-1][0].numpy(), encoder.scores(out.logits[-1].float())[0].numpy()

@@ -5,7 +5,7 @@ A decoder can't lift what the 2-D head does not see, and a step without the deco
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from sparseoccvla.training.occupancy_check import OBJECT_CLASSES, spread
 _BATCH = 4
 
 
-class PixelCheck(NamedTuple):
+@dataclass(frozen=True)
+class PixelCheck:
     """Held-out samples that the 2-D head is tried on, as it drives."""
 
     loader: SceneLoader  # without augmentation
