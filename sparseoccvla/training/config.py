@@ -126,6 +126,13 @@ class DrivingTraining(Checked):
     score_weight: float = setting(1.0, "Of anchor scores.", low=0.0)
     path_weight: float = setting(1.0, "Of the path's steps.", low=0.0)
     forecast_weight: float = setting(1.0, "Of the forecast.", low=0.0)
+    own_start_share: float = setting(
+        0.0,
+        "Of paths, those learned from an anchor that the scorer draws instead of the nearest one: where it "
+        "errs, the way back is learned too.",
+        low=0.0,
+        high=1.0,
+    )
     anchors: str = setting(
         "kmeans", "kmeans: of the training paths; model: the model's.", choices=("kmeans", "model")
     )

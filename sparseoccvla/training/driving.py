@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseoccvla.contracts import FORECAST_HORIZONS_S, NS_PER_S, OCC3D_GRID
+from sparseoccvla.contracts import FORECAST_HORIZONS_S, NS_PER_S, NUM_MODES, OCC3D_GRID
 from sparseoccvla.data.cache import SampleCache
 from sparseoccvla.data.edits import EditedKeyframe
 from sparseoccvla.data.samples import Truth
@@ -262,11 +262,11 @@ def driving_terms(
         truth.has_reasoning,
         truth.reasoning_age_s,
     )
-    return terms | plan_terms(planner, inputs, truth, anchors_m)
+    return terms | plan_terms(planner, inputs, truth, anchors_m, config.own_start_share)
 
 
 def plan_terms(
-    planner: Planner, inputs: PlannerInputs, truth: DrivingTruth, anchors_m: Tensor
+    planner: Planner, inputs: PlannerInputs, truth: DrivingTruth, anchors_m: Tensor, own_start_share: float
 ) -> dict[str, Term]:
     """Loss terms of scores and path.
 
@@ -275,6 +275,7 @@ def plan_terms(
         inputs: of B plans.
         truth: of these.
         anchors_m: (A, S, 2).
+        own_start_share: see `DrivingTraining`.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in truth.seeds]
     positive = nearest_anchor(anchors_m, truth.future_m, truth.future_valid, truth.anchor_row)
@@ -282,11 +283,40 @@ def plan_terms(
     context = planner.context(inputs)
     noise = torch.stack([torch.randn(1, *anchors_m.shape[1:], generator=g) for g in generators])
     t = torch.cat([torch.randint(planner.config.trained_timesteps, (1,), generator=g) for g in generators])
-    clean = planner.denoise_in(context, anchors_m[positive][:, None], noise.to(anchors_m), t.to(positive))
+    logits = planner.scorer(context, anchors_m)
+    start = drawn_starts(logits.detach(), positive, truth.anchor_row, own_start_share, generators)
+    clean = planner.denoise_in(context, anchors_m[start][:, None], noise.to(anchors_m), t.to(positive))
     return {
-        "score": score_term(planner.scorer(context, anchors_m), positive, known),
+        "score": score_term(logits, positive, known),
         "path": trajectory_term(clean.float(), truth.future_m, truth.future_valid, planner.diffusion),
     }
+
+
+def drawn_starts(
+    logits: Tensor,
+    positive: Tensor,
+    anchor_rows: Tensor,
+    own_share: float,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Anchors (B,) that paths are learned from: the nearest, or one of the command's that the scorer draws.
+
+    Args:
+        logits: (B, A) of the scorer.
+        positive: (B,) nearest anchors.
+        anchor_rows: (B,) `Command.anchor_row`.
+        own_share: how often the scorer draws.
+        generators: of the draws, one for each sample.
+    """
+    if not own_share:
+        return positive
+    rows = torch.arange(logits.shape[1], device=logits.device) // NUM_MODES
+    shares = logits.masked_fill(rows[None] != anchor_rows[:, None], -torch.inf).softmax(dim=1).cpu()
+    drawn = [
+        torch.multinomial(share, 1, generator=g) if torch.rand(1, generator=g) < own_share else nearest
+        for share, g, nearest in zip(shares, generators, positive.cpu()[:, None], strict=True)
+    ]
+    return torch.cat(drawn).to(positive)
 
 
 def _future_terms(

@@ -10,6 +10,7 @@ from sparseoccvla.contracts import FREE_CLASS, NUM_CLASSES, Command
 from sparseoccvla.encoder import Auxiliary, Decoded
 from sparseoccvla.forecaster import ForecastStep
 from sparseoccvla.planner import Diffusion, PlannerConfig
+from sparseoccvla.training.driving import drawn_starts
 from sparseoccvla.training.losses import (
     IGNORE,
     NO_TEXT,
@@ -218,6 +219,25 @@ def test_the_nearest_anchor_is_one_of_the_command() -> None:
     found = nearest_anchor(ANCHORS, torch.stack([straight, straight]), valid, rows)
     assert found[0] == 15
     assert found[1] < 6
+
+
+def test_the_scorer_draws_where_some_paths_start() -> None:
+    logits = torch.full((2, len(ANCHORS)), -4.0)
+    logits[:, :12] = 9.0  # of other commands
+    logits[:, 16] = 8.0
+    nearest, rows = torch.tensor([13, 14]), torch.tensor([2, 2])
+
+    def starts(share: float) -> list[int]:
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        return drawn_starts(logits, nearest, rows, share, generators).tolist()
+
+    assert starts(0.0) == [13, 14]
+    assert starts(1.0) == [16, 16]
+    some = [
+        drawn_starts(logits[:1], nearest[:1], rows[:1], 0.5, [torch.Generator().manual_seed(i)])
+        for i in range(200)
+    ]
+    assert 0.4 < sum(start.item() == 16 for start in some) / 200 < 0.6
 
 
 def test_unknown_steps_do_not_choose_the_anchor() -> None:
