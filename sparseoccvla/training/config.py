@@ -133,6 +133,14 @@ class DrivingTraining(Checked):
         low=0.0,
         high=1.0,
     )
+    blurred_share: float = setting(
+        0.0,
+        "Of the numbers of queries that the planner is given, those that are dropped; few keyframes else are "
+        "learned by heart, and pictures make plans worse.",
+        low=0.0,
+        high=0.9,
+    )
+    blind_share: float = setting(0.0, "Of keyframes planned with empty queries.", low=0.0, high=1.0)
     anchors: str = setting(
         "kmeans", "kmeans: of the training paths; model: the model's.", choices=("kmeans", "model")
     )

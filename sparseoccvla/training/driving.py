@@ -262,11 +262,11 @@ def driving_terms(
         truth.has_reasoning,
         truth.reasoning_age_s,
     )
-    return terms | plan_terms(planner, inputs, truth, anchors_m, config.own_start_share)
+    return terms | plan_terms(planner, inputs, truth, anchors_m, config)
 
 
 def plan_terms(
-    planner: Planner, inputs: PlannerInputs, truth: DrivingTruth, anchors_m: Tensor, own_start_share: float
+    planner: Planner, inputs: PlannerInputs, truth: DrivingTruth, anchors_m: Tensor, config: DrivingTraining
 ) -> dict[str, Term]:
     """Loss terms of scores and path.
 
@@ -275,21 +275,37 @@ def plan_terms(
         inputs: of B plans.
         truth: of these.
         anchors_m: (A, S, 2).
-        own_start_share: see `DrivingTraining`.
+        config: of what is learned.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in truth.seeds]
     positive = nearest_anchor(anchors_m, truth.future_m, truth.future_valid, truth.anchor_row)
     known = truth.future_valid.all(dim=1).float()
-    context = planner.context(inputs)
+    context = planner.context(dimmed(inputs, config, generators))
     noise = torch.stack([torch.randn(1, *anchors_m.shape[1:], generator=g) for g in generators])
     t = torch.cat([torch.randint(planner.config.trained_timesteps, (1,), generator=g) for g in generators])
     logits = planner.scorer(context, anchors_m)
-    start = drawn_starts(logits.detach(), positive, truth.anchor_row, own_start_share, generators)
+    start = drawn_starts(logits.detach(), positive, truth.anchor_row, config.own_start_share, generators)
     clean = planner.denoise_in(context, anchors_m[start][:, None], noise.to(anchors_m), t.to(positive))
     return {
         "score": score_term(logits, positive, known),
         "path": trajectory_term(clean.float(), truth.future_m, truth.future_valid, planner.diffusion),
     }
+
+
+def dimmed(
+    inputs: PlannerInputs, config: DrivingTraining, generators: Sequence[torch.Generator]
+) -> PlannerInputs:
+    """The inputs with some numbers of their queries dropped, and some samples without any query."""
+    if not config.blurred_share and not config.blind_share:
+        return inputs
+    kept = 1.0 - config.blurred_share
+    features = inputs.features
+    seen = torch.cat([torch.rand(1, generator=g) for g in generators]).ge(config.blind_share)
+    share = torch.stack([torch.rand(features.shape[1:], generator=g) for g in generators]).lt(kept) / kept
+    seen = seen.to(features)[:, None, None]
+    return inputs._replace(
+        features=features * share.to(features) * seen, points_m=inputs.points_m * seen[..., None]
+    )
 
 
 def drawn_starts(

@@ -120,14 +120,14 @@ class PlannerTask(Task):
         super().__init__()
         self.planner = planner
         self.weights = driving_weights(config)
-        self._own_start_share = config.own_start_share
+        self._config = config
         self.register_buffer("anchors_m", anchors_m, persistent=False)
         # In a tuple: what is not trained is no part of this module.
         self._minds, self._check, self._queries = (Minds(reasoner, planner),), check, queries
 
     def forward(self, batch: PlannerBatch, step: int) -> dict[str, Term]:
         """See `Task`."""
-        return plan_terms(self.planner, batch.inputs, batch.truth, self.anchors_m, self._own_start_share)
+        return plan_terms(self.planner, batch.inputs, batch.truth, self.anchors_m, self._config)
 
     def validate(self) -> dict[str, float]:
         """See `Task`."""

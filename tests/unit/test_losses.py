@@ -9,8 +9,9 @@ from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.contracts import FREE_CLASS, NUM_CLASSES, Command
 from sparseoccvla.encoder import Auxiliary, Decoded
 from sparseoccvla.forecaster import ForecastStep
-from sparseoccvla.planner import Diffusion, PlannerConfig
-from sparseoccvla.training.driving import drawn_starts
+from sparseoccvla.planner import Diffusion, PlannerConfig, PlannerInputs
+from sparseoccvla.training.config import DrivingTraining
+from sparseoccvla.training.driving import dimmed, drawn_starts
 from sparseoccvla.training.losses import (
     IGNORE,
     NO_TEXT,
@@ -238,6 +239,21 @@ def test_the_scorer_draws_where_some_paths_start() -> None:
         for i in range(200)
     ]
     assert 0.4 < sum(start.item() == 16 for start in some) / 200 < 0.6
+
+
+def test_a_share_of_what_the_planner_sees_is_dropped_in_training() -> None:
+    count = 400
+    ones = PlannerInputs(torch.ones(count, 5, 8), torch.ones(count, 5, 2, 3), *(torch.ones(count, 1),) * 4)
+    generators = [seeded(number) for number in range(count)]
+    assert dimmed(ones, DrivingTraining(), generators) is ones
+    got = dimmed(ones, DrivingTraining(blurred_share=0.5, blind_share=0.25), generators)
+    blind = (got.points_m == 0).all(dim=(1, 2, 3))
+    assert 0.2 < blind.float().mean() < 0.3
+    assert (got.features[blind] == 0).all()
+    assert (got.points_m[~blind] == 1).all()
+    assert set(got.features[~blind].unique().tolist()) == {0.0, 2.0}
+    assert got.features[~blind].mean().item() == pytest.approx(1.0, abs=0.03)
+    assert got.ego is ones.ego
 
 
 def test_unknown_steps_do_not_choose_the_anchor() -> None:
