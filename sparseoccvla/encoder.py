@@ -58,13 +58,11 @@ class EncoderConfig:
     free_class: bool = False  # softmax over 17 + free instead of 17 sigmoids
     least_spread_m: tuple[float, ...] = ()  # floor of the sampling spread of each layer; z a quarter
     auxiliary_width: int = 0  # 2-D semantics and depth on the finest level of the newest frame
-    depth_per_focal_length: bool = False  # the 2-D head says depth over focal length, in picture widths
-    depth_by_contact: bool = False  # or the row where a thing meets the ground
+    depth_by_contact: bool = False  # the 2-D head says the row where a thing meets the ground
     seeded_queries: int = 0  # of `queries`, started on what the auxiliary head lifts off the ground
     lifted_points: bool = False  # points of a seeded query's last layer start on cells of its square
     lifted_spread: float = 0.0  # along the ray of their cell: depth times exp(-spread) to exp(spread)
-    lifted_scale_m: float = 0.0  # offset_scale of these points, whose depth is known; 0: the same
-    lifted_reach_m: float = 0.0  # or the farthest that an axis of them moves; 0: without bound
+    lifted_reach_m: float = 0.0  # the farthest that an axis of these points moves; 0: without bound
     square: tuple[int, int] = (4, 4)  # rows and columns of picture cells that offer one seed
     point_class_width: int = 0  # class of each point from the picture where it falls
     surface_cue: bool = False  # and from what the 2-D head sees there, and how far before the point
@@ -192,7 +190,7 @@ class Encoder(nn.Module):
         auxiliary = lifted_m = None
         if self.auxiliary is not None:
             newest = unstack_views(levels[0][:, 0], config.cameras)  # (B, N, C, H, W)
-            auxiliary = self.auxiliary(newest, image_from_base[:, 0], base_from_image)
+            auxiliary = self.auxiliary(newest, base_from_image)
             if self.seeds is not None:
                 seeds_m, lifted_m, seed_features = self.seeds(newest, auxiliary, base_from_image, valid[:, 0])
                 points = torch.cat([points, (seeds_m - self.low_m) / self.extent_m], dim=1)
@@ -247,7 +245,6 @@ class DecoderLayer(nn.Module):
         self.points_in = (1, *config.points)[index]
         self.points_out = config.points[index]
         self.offset_scale = config.offset_scale
-        self.lifted_share = config.lifted_scale_m / config.offset_scale if config.lifted_scale_m else 1.0
         self.lifted_reach_m = config.lifted_reach_m
         self.position = nn.Sequential(
             nn.Linear(3 * self.points_in, width), nn.LayerNorm(width), nn.ReLU(),
@@ -299,12 +296,9 @@ class DecoderLayer(nn.Module):
             learned = start_m[:, :-count].expand(-1, -1, self.points_out, -1)
             start_m = torch.cat([learned, lifted_m], dim=1)
             # Unbounded, they leave what they were lifted from by tens of meters, to where points are missed.
-            moved_m = (
-                self.lifted_reach_m * (offsets_m[:, -count:] / self.offset_scale).tanh()
-                if self.lifted_reach_m
-                else self.lifted_share * offsets_m[:, -count:]
-            )
-            offsets_m = torch.cat([offsets_m[:, :-count], moved_m], dim=1)
+            if self.lifted_reach_m:
+                moved_m = self.lifted_reach_m * (offsets_m[:, -count:] / self.offset_scale).tanh()
+                offsets_m = torch.cat([offsets_m[:, :-count], moved_m], dim=1)
         out_m = start_m + offsets_m.unflatten(-1, (self.points_out, 3))  # (B, Q, R, 3)
         logits = self.classes(features, out_m.detach(), center_m, scene, columns)
         return LayerOutput(features, logits, (out_m - low_m) / extent_m)
@@ -521,7 +515,6 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.size_px = config.image_size_px
-        self.per_focal_length = config.depth_per_focal_length
         self.rows = self.size_px[0] // config.backbone.strides[0] if config.depth_by_contact else 0
         pyramid, width = config.backbone.pyramid_width, config.auxiliary_width
         last = nn.Conv2d(width, NUM_CLASSES + 2 + self.rows, 1)
@@ -530,7 +523,7 @@ class AuxiliaryHead(nn.Module):
         last.bias = nn.Parameter(torch.tensor([0.0] * (NUM_CLASSES + 1) + [start] + [0.0] * self.rows))
         self.net = nn.Sequential(nn.Conv2d(pyramid, width, 3, padding=1), nn.ReLU(), last)
 
-    def forward(self, level: Tensor, image_from_base: Tensor, base_from_image: Tensor) -> Auxiliary:
+    def forward(self, level: Tensor, base_from_image: Tensor) -> Auxiliary:
         """Of a level (B, N, C, H, W), whose pictures have the matrices (B, N, 4, 4)."""
         out = self.net(level.flatten(0, 1)).float().unflatten(0, level.shape[:2])
         logits, log_depth, rows = out.tensor_split([NUM_CLASSES + 1, NUM_CLASSES + 2], dim=2)
@@ -538,19 +531,7 @@ class AuxiliaryHead(nn.Module):
         if self.rows:
             ground = ground_log_depth(base_from_image.float(), level.shape[-2:], self.size_px)
             log_depth = log_depth + (rows.softmax(dim=2) * ground[:, :, :, None]).sum(dim=2)
-        elif self.per_focal_length:
-            share = focal_length_px(image_from_base.float()) / self.size_px[1]  # (B, N)
-            log_depth = log_depth + share.log()[..., None, None]
         return Auxiliary(logits, log_depth)
-
-
-def focal_length_px(image_from_base: Tensor) -> Tensor:
-    """Horizontal focal length (...) of matrices (..., 4, 4), at least 1: a missing camera's may be empty.
-
-    It is what u's row has beside the optical axis, the third row.
-    """
-    u, axis = image_from_base[..., 0, :3], image_from_base[..., 2, :3]
-    return (u - (u * axis).sum(dim=-1, keepdim=True) * axis).norm(dim=-1).clamp(min=1.0)
 
 
 def ground_log_depth(base_from_image: Tensor, cells: Sequence[int], size_px: tuple[int, int]) -> Tensor:

@@ -67,9 +67,7 @@ class PixelTask(Task):
         """What the 2-D head says, and the levels that it does not read."""
         inputs = batch.inputs
         finest, *others = self._extract(inputs.images_rgb[:, 0].float())
-        said: Auxiliary = self.head(
-            unstack_views(finest, self._cameras), inputs.image_from_base[:, 0], inputs.base_from_image
-        )
+        said: Auxiliary = self.head(unstack_views(finest, self._cameras), inputs.base_from_image)
         return said, others
 
     def validate(self) -> dict[str, float]:
