@@ -94,6 +94,10 @@ def test_every_stage_equals_torch_on_a_real_keyframe(torch_stages, ort_stages, r
     check_equal(torch_stages, ort_stages, [samples.history(0)[0], None])
 
 
+def test_the_fixed_inputs_are_of_a_vehicle_that_some_anchor_fits(exported) -> None:
+    assert exported.expected("planner")["scores"].max() > 0.01, "scores of 0 would not tell a broken scorer"
+
+
 def test_the_comparison_sees_another_picture(torch_stages, ort_stages) -> None:
     one, other = (
         run(torch_stages, [EncoderInput.fake(seed=1), None]),

@@ -29,7 +29,7 @@ from sparseoccvla.runtime.engine_record import (
     engine_key,
     read_records,
 )
-from sparseoccvla.runtime.exported import Exported, check_equal, read_export, sample_of
+from sparseoccvla.runtime.exported import Exported, check_equal, read_export, relative_errors, sample_of
 from sparseoccvla.runtime.manifest import ModelError, sha256_of
 from sparseoccvla.runtime.tensorrt_backend import TensorRtGraph
 
@@ -53,7 +53,7 @@ def exported(tmp_path: Path) -> Exported:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "planner.onnx")
     content = {
-        "format": 1, "model_id": "m", "seed": 0, "opset": 18, "image_size_px": [128, 352],
+        "format": 2, "model_id": "m", "seed": 0, "opset": 18, "image_size_px": [128, 352],
         "history_frames": 2, "repeat_history": False, "voxel_rule": {}, "prompt": "",
         "graphs": {"planner": {
             "files": {"planner.onnx": sha256_of(folder / "planner.onnx")},
@@ -270,6 +270,12 @@ def test_an_engine_that_says_something_else_is_refused(exported) -> None:
         check_equal("here", load(exported, "deaf"), exported, "planner", 1e-2)
     with pytest.raises(ModelError, match="says the same of two different inputs"):
         check_equal("here", load(exported, "deaf"), exported, "planner", 2.0)
+
+
+def test_the_last_bits_of_scores_near_zero_are_no_difference() -> None:
+    wanted = {"scores": np.full(18, 1e-7, np.float32)}
+    assert relative_errors({"scores": 1.1 * wanted["scores"]}, wanted)["scores"] < 1e-5
+    assert relative_errors({"scores": wanted["scores"] + 1e-3}, wanted)["scores"] > 0.05
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut"])
