@@ -4,9 +4,10 @@ The language model's occupancy tokens are added to Q_L (residual fusion); one he
 steps, is applied again and again: each time the queries change a little, move as a whole, move each
 of their points a little, and say the points' classes. A head that does nothing repeats the present.
 
-`from_present` tells the head what the encoder says of each point. The paper's head has the query's feature
-only, which knows as much as the encoder's class head does; where that one reads the picture at each point, a
-forecast without it is worse than the present that stays.
+`from_present` tells the head what the encoder says of each point, and only points of movable classes move
+or become something else. The paper's head has the query's feature only, which knows as much as the encoder's
+class head does; where that one reads the picture at each point, a forecast without it is worse than the
+present that stays, and so is one that moves what can't.
 
 Dimension legend:
     B batch    Q queries    R points per query    C query width    D token width
@@ -23,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseoccvla.connector import PointEncoding
-from sparseoccvla.contracts import FORECAST_HORIZONS_S, NUM_CLASSES
+from sparseoccvla.contracts import FORECAST_HORIZONS_S, MOVABLE_CLASSES, NUM_CLASSES
 
-_RULED_OUT = -6.0  # logit of the classes that the encoder did not call best
+_RULED_OUT = -9.0  # logit of the classes that the encoder did not call best
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Forecaster(nn.Module):
 class ForecastHead(nn.Module):
     """One second further."""
 
+    can_move: Tensor  # (17,) 1 for movable classes
+
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
         self.config = config
@@ -111,6 +114,9 @@ class ForecastHead(nn.Module):
         nn.init.normal_(self.move.weight, std=1e-3)
         nn.init.zeros_(self.move.bias)
         self.from_label = nn.Embedding(NUM_CLASSES, point) if config.from_present else None
+        can_move = torch.zeros(NUM_CLASSES)
+        can_move[list(MOVABLE_CLASSES)] = 1.0
+        self.register_buffer("can_move", can_move, persistent=False)
         if config.from_present:
             # At first each point stays where and what it is.
             nn.init.normal_(self.out.weight, std=1e-3)
@@ -127,10 +133,13 @@ class ForecastHead(nn.Module):
         if self.from_label is not None:
             point = point + present.scores[..., None] * self.from_label(present.labels)
         offset, logits = self.out(F.relu(point)).float().split([3, self.config.classes], dim=-1)
-        if self.from_label is not None:
-            logits = logits + self._logits(present)
         moved_m = self.config.move_scale_m * self.move(query).float()[:, :, None]
-        return state, points_m + moved_m + self.config.point_scale_m * offset, logits
+        moved_m = moved_m + self.config.point_scale_m * offset
+        if self.from_label is not None:
+            moves = self.can_move[present.labels.long()][..., None]
+            moved_m = moves * moved_m
+            logits = moves * logits + self._logits(present)
+        return state, points_m + moved_m, logits
 
     def _logits(self, present: Present) -> Tensor:
         """Logits (B, Q, R, K) that give the present's class its score, and free the rest."""

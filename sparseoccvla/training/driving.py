@@ -352,7 +352,8 @@ def _future_terms(
     steps = reasoner.forecast(features[:some], first, said.prefill.occupancy[:some])
     with torch.autocast(features.device.type, enabled=False):
         steps = tuple(step._replace(logits=step.logits.float()) for step in steps)
-        return forecast_terms(steps, truth.forecast, config.occupancy, generators)
+        labels = first.labels if reasoner.config.forecast_from_present else None
+        return forecast_terms(steps, truth.forecast, config.occupancy, generators, labels)
 
 
 def driving_weights(config: DrivingTraining) -> dict[str, float]:

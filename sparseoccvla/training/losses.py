@@ -16,13 +16,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseoccvla.contracts import FLAT_CLASSES, FREE_CLASS, NUM_CLASSES, NUM_MODES, OCC3D_GRID
+from sparseoccvla.contracts import (
+    FLAT_CLASSES,
+    FREE_CLASS,
+    MOVABLE_CLASSES,
+    NUM_CLASSES,
+    NUM_MODES,
+    OCC3D_GRID,
+)
 from sparseoccvla.encoder import Auxiliary, Decoded
 from sparseoccvla.forecaster import ForecastStep
 from sparseoccvla.planner import Diffusion
@@ -59,6 +67,7 @@ class OccupancyLossConfig:
     missed_weight: float = 5.0  # ... counts so much in the points' loss
     rare_classes: tuple[int, ...] = (0, 2, 5, 8)
     rare_weight: float = 10.0  # at least, for visible voxels of these
+    movable_reach_m: float = 2.0  # of a forecast point of a movable class: farther voxels are another thing
     # Work on so many random points of each side and layer, searched among all of the other side: the
     # same gradient on average at a fraction of the cost. 0 takes all.
     drawn_points: int = 0
@@ -96,6 +105,12 @@ class OccupancyTarget:
         self.visible = visible
         self.label_from_base = label_from_base
         self.bounded = bounded
+
+    @cached_property
+    def movable(self) -> Neighbors:
+        """The voxels of movable classes; may be none."""
+        movable = torch.isin(self.labels, self.labels.new_tensor(MOVABLE_CLASSES))
+        return Neighbors(self.points_m[movable])
 
     def to(self, device: torch.device) -> OccupancyTarget:
         """The target on a device."""
@@ -151,22 +166,57 @@ def forecast_terms(
     targets: Sequence[Sequence[OccupancyTarget | None]],
     config: OccupancyLossConfig,
     generators: Sequence[torch.Generator] | None = None,
+    labels: Tensor | None = None,
 ) -> dict[str, Term]:
-    """Points and classes of each horizon; `targets[step][sample]` is None where no future is known."""
+    """Points and classes of each horizon; `targets[step][sample]` is None where no future is known.
+
+    With `labels` (B, Q, R) of the points now only movable ones can move and are asked, see `_moving_terms`.
+    """
     terms: dict[str, Term] = {}
     for number, (step, wanted) in enumerate(zip(steps, targets, strict=True)):
         known = [i for i, target in enumerate(wanted) if target is not None]
         present = [target for target in wanted if target is not None]
         if present:
-            cloud = _Cloud(step.points_m[known], step.logits[known], None)
-            some = [generators[i] for i in known] if generators else None
-            [parts] = _cloud_terms([cloud], present, config, some)
+            if labels is None:
+                cloud = _Cloud(step.points_m[known], step.logits[known], None)
+                some = [generators[i] for i in known] if generators else None
+                [parts] = _cloud_terms([cloud], present, config, some)
+            else:
+                moving = [
+                    _moving_terms(step, labels[i], i, target, config)
+                    for i, target in zip(known, present, strict=True)
+                ]
+                parts = {name: _sum([each[name] for each in moving]) for name in ("points", "classes")}
             terms |= {f"forecast_{name}_{number}": term for name, term in parts.items()}
         else:
             # Every process must name the same terms.
             nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
             terms |= {f"forecast_points_{number}": nothing, f"forecast_classes_{number}": nothing}
     return terms
+
+
+def _moving_terms(
+    step: ForecastStep, labels: Tensor, sample: int, target: OccupancyTarget, config: OccupancyLossConfig
+) -> dict[str, Term]:
+    """Terms "points" and "classes" of those points of a sample that are movable now, by `labels` (Q, R).
+
+    A point is drawn to the nearest voxel of a movable class: that of any class is mostly the ground under
+    it. One that finds none within reach has left, and is told so by its class only. Classes are a mean over
+    all points: those that stay are said as the encoder says them, and a part of the forecast.
+    """
+    moves = torch.isin(labels, labels.new_tensor(MOVABLE_CLASSES)).flatten()
+    points_m = target.in_label_frame(step.points_m[sample].flatten(0, 1)[moves])
+    logits = step.logits[sample].flatten(0, 1)[moves]
+    nearest = target.neighbors.nearest(points_m) if len(target.points_m) else moves[:0].long()
+    classes = _class_term(points_m.detach(), logits, nearest, target, config)
+    classes = classes._replace(divisor=classes.divisor.new_tensor(float(moves.numel())))
+    if not len(points_m) or not len(target.movable.points_m):
+        return {"points": Term(0.0 * points_m.sum(), points_m.new_zeros(())), "classes": classes}
+    wanted_m = target.movable.points_m[target.movable.nearest(points_m)]
+    counts = target.counts(points_m.detach())
+    counts = counts * ((points_m.detach() - wanted_m).norm(dim=1) < config.movable_reach_m)
+    loss = F.smooth_l1_loss(points_m, wanted_m, reduction="none", beta=config.beta_m).sum(dim=1)
+    return {"points": Term(config.point_weight * (loss * counts).sum(), counts.sum()), "classes": classes}
 
 
 class _Cloud(NamedTuple):
@@ -218,7 +268,7 @@ def _cloud_terms(
             points.append(_point_term(points_m, asked_m, match, target, config))
             if cloud.logits is not None:
                 logits = cloud.logits[sample].flatten(0, 1)[match.asked]
-                classes.append(_class_term(asked_m.detach(), logits, match, target, config))
+                classes.append(_class_term(asked_m.detach(), logits, match.nearest, target, config))
         terms.append({"points": _sum(points)} | ({"classes": _sum(classes)} if classes else {}))
     return terms
 
@@ -263,12 +313,12 @@ def _voxel_weights(
 
 
 def _class_term(
-    points_m: Tensor, logits: Tensor, match: _Match, target: OccupancyTarget, config: OccupancyLossConfig
+    points_m: Tensor, logits: Tensor, nearest: Tensor, target: OccupancyTarget, config: OccupancyLossConfig
 ) -> Term:
     """Class of the nearest voxel: sigmoid focal loss for 17 logits, cross-entropy with free for 18."""
     if len(target.points_m):
-        labels = target.labels[match.nearest].long()
-        gap_m = (points_m - target.points_m[match.nearest]).norm(dim=1)
+        labels = target.labels[nearest].long()
+        gap_m = (points_m - target.points_m[nearest]).norm(dim=1)
     else:
         labels = torch.full((len(points_m),), FREE_CLASS, device=points_m.device)
         gap_m = torch.full((len(points_m),), torch.inf, device=points_m.device)
