@@ -185,6 +185,73 @@ def test_a_horizon_without_known_future_counts_nothing() -> None:
     assert terms["forecast_points_2"].total == 0
 
 
+def forecast_of(point_m: tuple[float, float, float], label: int) -> tuple[ForecastStep, torch.Tensor]:
+    """One point of a class now, sure of nothing later."""
+    points_m = torch.tensor(point_m).view(1, 1, 1, 3).requires_grad_()
+    logits = torch.zeros(1, 1, 1, NUM_CLASSES + 1, requires_grad=True)
+    return ForecastStep(points_m, logits), torch.full((1, 1, 1), label, dtype=torch.int32)
+
+
+def ground_and_car(car_x_m: float) -> OccupancyTarget:
+    """Ground half a meter under the origin, and a car ahead."""
+    points_m = torch.tensor([[0.0, 0.0, -0.5], [car_x_m, 0.0, 0.0]])
+    return OccupancyTarget(points_m, torch.tensor([11, 4]), torch.ones(2, dtype=torch.bool), torch.eye(4))
+
+
+def pull_on(label: int, car_x_m: float) -> torch.Tensor:
+    """Gradient (3,) of the points' term on a point at the origin."""
+    step, labels = forecast_of((0.0, 0.0, 0.0), label)
+    terms = forecast_terms([step], [[ground_and_car(car_x_m)]], PLAIN, labels=labels)
+    terms["forecast_points_0"].total.backward()
+    assert step.points_m.grad is not None
+    return step.points_m.grad.flatten()
+
+
+def test_a_forecast_car_is_drawn_to_cars_and_not_to_the_nearer_ground() -> None:
+    pull = pull_on(label=4, car_x_m=1.5)
+    assert pull[0] < 0
+    assert pull[2] == 0
+    step, _ = forecast_of((0.0, 0.0, 0.0), 4)
+    terms = forecast_terms([step], [[ground_and_car(1.5)]], PLAIN)  # the paper's: any class
+    terms["forecast_points_0"].total.backward()
+    assert step.points_m.grad is not None
+    assert step.points_m.grad.flatten()[2] > 0
+
+
+def test_a_forecast_car_without_a_car_in_reach_learns_by_its_class_only() -> None:
+    assert not pull_on(label=4, car_x_m=PLAIN.movable_reach_m + 0.1).any()
+    step, labels = forecast_of((0.0, 0.0, 0.0), 4)
+    terms = forecast_terms([step], [[ground_and_car(9.0)]], PLAIN, labels=labels)
+    terms["forecast_classes_0"].total.backward()
+    assert step.logits.grad is not None
+    assert step.logits.grad.flatten()[11] < 0, "it is ground now"
+
+
+def test_what_can_not_move_is_not_asked_and_leaves_the_size_of_the_rest() -> None:
+    assert not pull_on(label=11, car_x_m=1.5).any()
+    step, labels = forecast_of((0.0, 0.0, 0.0), 4)
+    alone = forecast_terms([step], [[ground_and_car(1.5)]], PLAIN, labels=labels)
+    step = ForecastStep(step.points_m.repeat(1, 1, 4, 1), step.logits.repeat(1, 1, 4, 1))
+    labels = torch.tensor([4, 11, 11, 11], dtype=torch.int32).view(1, 1, 4)
+    among = forecast_terms([step], [[ground_and_car(1.5)]], PLAIN, labels=labels)
+    for name in ("forecast_points_0", "forecast_classes_0"):
+        assert torch.equal(among[name].total, alone[name].total)
+    assert among["forecast_points_0"].divisor == alone["forecast_points_0"].divisor == 1
+    assert among["forecast_classes_0"].divisor == 4 * alone["forecast_classes_0"].divisor
+
+
+@pytest.mark.parametrize("voxels", [0, 40])
+def test_a_future_without_anything_movable_gives_a_finite_loss(voxels: int) -> None:
+    target = OccupancyTarget(
+        torch.randn(voxels, 3), torch.full((voxels,), 11), torch.ones(voxels, dtype=torch.bool), torch.eye(4)
+    )
+    step, labels = forecast_of((0.0, 0.0, 0.0), 4)
+    loss, _ = reduce_terms(forecast_terms([step], [[target]], PLAIN, labels=labels), {})
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss > 0
+
+
 def test_pixels_that_say_nothing_are_left_out_of_the_auxiliary_loss() -> None:
     logits = torch.zeros(1, 1, NUM_CLASSES + 1, 2, 2)
     labels = torch.tensor([[[[4, IGNORE], [FREE_CLASS, 11]]]])

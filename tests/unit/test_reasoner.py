@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sparseoccvla.contracts import MOVABLE_CLASSES
 from sparseoccvla.errors import InputError
 from sparseoccvla.forecaster import Present
 from sparseoccvla.language import (
@@ -154,6 +155,22 @@ def test_a_forecast_from_the_present_starts_as_the_present(free: bool) -> None:
         features, present._replace(labels=(present.labels + 1) % 17), torch.zeros(2, QUERIES, 32)
     )
     assert not torch.allclose(steps[0].logits, other[0].logits)
+
+
+def test_what_can_not_move_stays_where_and_what_it_is() -> None:
+    net = network(replace(CONFIG, forecast_from_present=True))
+    for parameter in net.forecaster.head.parameters():
+        torch.nn.init.normal_(parameter)
+    features, points_m = scene()
+    present = present_at(points_m)
+    can_move = torch.isin(present.labels, torch.tensor(MOVABLE_CLASSES, dtype=torch.int32))
+    tokens = torch.randn(2, QUERIES, 32)
+    steps = net.forecast(features, present, tokens)
+    for step, other in zip(steps, net.forecast(features, present, -tokens), strict=True):
+        assert torch.equal(step.points_m[~can_move], points_m[~can_move])
+        assert torch.equal(step.logits[~can_move], other.logits[~can_move])
+        assert ((step.points_m - points_m).norm(dim=-1)[can_move] > 0).all()
+        assert (step.logits != other.logits)[can_move].any(dim=-1).all()
 
 
 def test_one_head_serves_all_steps() -> None:
