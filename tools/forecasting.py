@@ -16,29 +16,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sparseoccvla.config import ModelSource
-from sparseoccvla.contracts import FORECAST_HORIZONS_S, NUM_CLASSES, OccupancyPoints
+from sparseoccvla.contracts import FORECAST_HORIZONS_S, MOVABLE_CLASSES
 from sparseoccvla.data.cache import CacheConfig, SampleCache
 from sparseoccvla.data.cache_build import open_cache
 from sparseoccvla.data.tables import Tables
-from sparseoccvla.geometry import transform
 from sparseoccvla.language import load_tokenizer
 from sparseoccvla.metrics.occupancy import Convention, Mask, OccupancyMetric
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.torch_backend import encoder_network, open_model, reasoner_network
 from sparseoccvla.training.config import DrivingTraining
 from sparseoccvla.training.driving import DrivingSampler
-from sparseoccvla.training.driving_check import QueriesOfIndex
-from sparseoccvla.training.occupancy_check import dense, spread
+from sparseoccvla.training.driving_check import QueriesOfIndex, class_scores, forecast_scores, future_grid
+from sparseoccvla.training.occupancy_check import spread
 from sparseoccvla.training.packing import Texts
 from sparseoccvla.training.tokens import QueriesOf
-from sparseoccvla.voxels import VoxelRule, drop_strays, voxelize
+from sparseoccvla.voxels import VoxelRule
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "results" / "forecasting.json"
-_WAYS = {(True, True): "forecast", (False, True): "points stay", (True, False): "classes stay"}
-_WAYS[False, False] = "present stays"
+_WAYS = {  # whether points move, whether classes change
+    (True, True): "forecast",
+    (False, True): "points stay",
+    (True, False): "classes stay",
+    (False, False): "present stays",
+}
 
 
 @torch.no_grad()
@@ -58,6 +60,7 @@ def rows(
         for horizon in FORECAST_HORIZONS_S
     }
     moved_m: dict[float, list[float]] = {horizon: [] for horizon in FORECAST_HORIZONS_S}
+    keyframes = dict.fromkeys(FORECAST_HORIZONS_S, 0)
     planning = torch.tensor(texts.planning)
     for index in spread(len(cache), count):
         later = [sampler.later(index, horizon) for horizon in FORECAST_HORIZONS_S]
@@ -65,44 +68,36 @@ def rows(
             continue
         said = queries(index)
         tokens = reasoner.prefill(said.features, said.points_m, planning).occupancy
-        now_m = said.points_m[0].numpy()
-        now = np.zeros((*now_m.shape[:2], NUM_CLASSES), np.float32)
-        np.put_along_axis(now, said.labels[0, ..., None].numpy(), said.scores[0, ..., None].numpy(), axis=2)
+        now_m, now = said.points_m[0].numpy(), class_scores(said)
+        can_move = np.isin(said.labels[0].numpy(), MOVABLE_CLASSES)
         for horizon, other, step in zip(
             FORECAST_HORIZONS_S, later, reasoner.forecast(said.features, said.present(), tokens), strict=True
         ):
             assert other is not None
             label = cache.occupancy(other)
             assert label is not None
-            points_m, logits = step.points_m[0].numpy(), step.logits[0].float()
-            free = reasoner.config.forecast_free_class
-            then = (logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()).numpy()
-            moved_m[horizon].append(float(np.linalg.norm(points_m - now_m, axis=-1).mean()))
+            points_m, then = (
+                step.points_m[0].numpy(),
+                forecast_scores(step, reasoner.config.forecast_free_class),
+            )
+            moved_m[horizon].extend(np.linalg.norm(points_m - now_m, axis=-1)[can_move])
+            keyframes[horizon] += 1
             label_from_base = sampler.label_from_base(index, other)
             for moves, changes in _WAYS:
-                made = _grid(points_m if moves else now_m, then if changes else now, label_from_base, rule)
+                made = future_grid(
+                    points_m if moves else now_m, then if changes else now, label_from_base, rule
+                )
                 tallies[(moves, changes), horizon].update(made, label.semantics, None)
     found = []
     for (way, horizon), tally in tallies.items():
         result = tally.result()
         figures = {name: round(result[name] or 0.0, 4) for name in ("mIoU", "mIoU_movable", "IoU")}
-        row = {"what": _WAYS[way], "horizon_s": horizon, "keyframes": len(moved_m[horizon]), **figures}
-        if way == (True, True):
-            row["moved_m"] = round(float(np.mean(moved_m[horizon])), 2)
+        row = {"what": _WAYS[way], "horizon_s": horizon, "keyframes": keyframes[horizon], **figures}
+        if way == (True, True) and moved_m[horizon]:
+            row["moved_m"] = round(float(np.mean(moved_m[horizon])), 2)  # of points of movable classes
         found.append(row)
         print(json.dumps(row), file=sys.stderr)
     return found
-
-
-def _grid(
-    points_m: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    label_from_base: NDArray[np.float64],
-    rule: VoxelRule,
-) -> NDArray[np.uint8]:
-    kept = drop_strays(points_m, scores, rule.max_spread_m)
-    moved = transform(label_from_base, kept.points_base_m)
-    return dense(voxelize(OccupancyPoints(moved, kept.class_scores), rule))
 
 
 def main() -> None:

@@ -75,6 +75,8 @@ def main() -> None:
 def link(dataroot: Path) -> None:
     """Let the name that stands in the published commands lead to a root elsewhere."""
     place = ROOT / DATAROOT
+    if place.is_symlink() and dataroot.resolve() == place.resolve():
+        return
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_symlink():
         place.unlink()

@@ -17,6 +17,7 @@ from sparseoccvla.contracts import FORECAST_HORIZONS_S, NUM_CLASSES, NUM_MODES, 
 from sparseoccvla.data.cache import SampleCache
 from sparseoccvla.ego_state import ego_numbers
 from sparseoccvla.evaluation.questions import Question, questions_about
+from sparseoccvla.forecaster import ForecastStep
 from sparseoccvla.geometry import transform
 from sparseoccvla.metrics.baselines import constant_velocity
 from sparseoccvla.metrics.language import LanguageMetric
@@ -27,7 +28,7 @@ from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.proposal import noise_of
 from sparseoccvla.training.driving import DrivingSampler
 from sparseoccvla.training.losses import nearest_anchor
-from sparseoccvla.training.occupancy_check import dense
+from sparseoccvla.training.occupancy_check import dense, spread
 from sparseoccvla.training.packing import Texts, answer_logits, packed_pass
 from sparseoccvla.training.tokens import Queries
 from sparseoccvla.voxels import VoxelRule, drop_strays, voxelize
@@ -77,7 +78,8 @@ class DrivingCheck:
         sight = np.flatnonzero(cache.needs_sight)
         rest = np.flatnonzero(~cache.needs_sight)
         half = min(samples // 2, len(sight))
-        self._indices = _spread(sight, half) + _spread(rest, samples - half)
+        halves = ((sight, half), (rest, samples - half))
+        self._indices = [int(of[i]) for of, n in halves for i in spread(len(of), n)]
 
     @torch.no_grad()
     def __call__(self, minds: Minds, queries: QueriesOfIndex) -> dict[str, float]:
@@ -205,23 +207,17 @@ class DrivingCheck:
             features, points_m = seen.features, seen.points_m
             prefill = reasoner.prefill(features, points_m, planning)
             steps = reasoner.forecast(features, seen.present(), prefill.occupancy)
-            present = np.zeros((*seen.labels.shape[1:], NUM_CLASSES), np.float32)
-            np.put_along_axis(
-                present, seen.labels[0, ..., None].cpu().numpy(), seen.scores[0, ..., None].cpu().numpy(), 2
-            )
+            present = class_scores(seen)
             for number, (step, other, label) in enumerate(zip(steps, later, labels, strict=True)):
                 assert other is not None
                 assert label is not None
-                logits = step.logits[0].float()
-                scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
-                said = scores.cpu().numpy()
+                said = forecast_scores(step, free)
                 label_from_base = self._sampler.label_from_base(index, other)
                 for metric, cloud, of in zip(
                     metrics[number], (step.points_m[0], points_m[0]), (said, present), strict=True
                 ):
-                    metric.update(
-                        self._grid(cloud.float().cpu().numpy(), of, label_from_base), label.semantics, None
-                    )
+                    made = future_grid(cloud.float().cpu().numpy(), of, label_from_base, self._rule)
+                    metric.update(made, label.semantics, None)
             done += 1
             if done == _FORECASTS:
                 break
@@ -233,19 +229,34 @@ class DrivingCheck:
             figures[f"still_mIoU_{horizon:g}s"] = still.result()["mIoU"] or 0.0
         return figures
 
-    def _grid(
-        self, points_m: NDArray[np.float32], scores: NDArray[np.float32], label_from_base: NDArray[np.float64]
-    ) -> NDArray[np.uint8]:
-        kept = drop_strays(points_m, scores, self._rule.max_spread_m)
-        moved = transform(label_from_base, kept.points_base_m)
-        return dense(voxelize(OccupancyPoints(moved, kept.class_scores), self._rule))
+
+def class_scores(present: Queries) -> NDArray[np.float32]:
+    """(Q, R, 17) of what the encoder says of one keyframe: the best class's score, and 0 for the others."""
+    scores = np.zeros((*present.labels.shape[1:], NUM_CLASSES), np.float32)
+    labels, best = present.labels[0, ..., None].cpu().numpy(), present.scores[0, ..., None].cpu().numpy()
+    np.put_along_axis(scores, labels, best, axis=2)
+    return scores
+
+
+def forecast_scores(step: ForecastStep, free_class: bool) -> NDArray[np.float32]:
+    """(Q, R, 17) of one horizon of one keyframe."""
+    logits = step.logits[0].float()
+    scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free_class else logits.sigmoid()
+    array: NDArray[np.float32] = scores.cpu().numpy()
+    return array
+
+
+def future_grid(
+    points_m: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    label_from_base: NDArray[np.float64],
+    rule: VoxelRule,
+) -> NDArray[np.uint8]:
+    """Labels (200, 200, 16) in a future frame of points (Q, R, 3) in base_link at t0."""
+    kept = drop_strays(points_m, scores, rule.max_spread_m)
+    moved = transform(label_from_base, kept.points_base_m)
+    return dense(voxelize(OccupancyPoints(moved, kept.class_scores), rule))
 
 
 def _gap(path_m: NDArray[np.floating], future_m: NDArray[np.floating]) -> float:
     return float(np.linalg.norm(path_m - future_m, axis=-1).mean())
-
-
-def _spread(of: NDArray[np.integer], many: int) -> list[int]:
-    if not len(of) or not many:
-        return []
-    return sorted({int(of[i]) for i in np.linspace(0, len(of) - 1, min(many, len(of))).round().astype(int)})

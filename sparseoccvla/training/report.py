@@ -75,18 +75,18 @@ class Report:
         now = time.monotonic()
         step_s = (now - self._last[1]) / max(1, step - self._last[0])
         self._last = (step, now)
-        left_s = elapsed_s * (1 - done) / done if done > 0 else float("nan")
+        left_s = elapsed_s * (1 - done) / done if done > 0 else None
+        left = "time left unknown" if left_s is None else f"{left_s / 60:.1f} min left"
         numbers = {name: round(value, 5) for name, value in values.items()}
         line = {
             "loss": round(loss, 5), **numbers, "gradient_norm": round(norm, 3),
-            "rate": rate, "step_s": round(step_s, 4), "left_s": round(left_s, 1) if done > 0 else None,
+            "rate": rate, "step_s": round(step_s, 4), "left_s": None if left_s is None else round(left_s, 1),
         }  # fmt: skip
         self._write(step, elapsed_s, line)
-        self._bar.update(self._task, completed=done, left=f"{left_s / 60:.1f} min left")
+        self._bar.update(self._task, completed=done, left=left)
         shown = " ".join(f"{name} {value:.3g}" for name, value in numbers.items())
         self._console.print(
-            f"{self._stage} {step}: loss {loss:.4g} ({shown}), {step_s:.2f} s/step, "
-            f"{left_s / 60:.1f} min left",
+            f"{self._stage} {step}: loss {loss:.4g} ({shown}), {step_s:.2f} s/step, {left}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
