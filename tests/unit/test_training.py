@@ -567,3 +567,26 @@ def test_the_shipped_settings_are_read_and_fit_the_model() -> None:
     assert model_config(settings.model) == TINY
     assert settings.encoder.losses.drawn_points
     assert SIZE
+
+
+def test_the_paper_s_tiny_is_as_large_and_has_nothing_that_the_paper_has_not() -> None:
+    settings = read_training_config(Path(__file__).parents[2] / "config" / "train" / "tiny_paper.json")
+    paper = model_config(settings.model)
+    ours = {
+        "encoder": {
+            "free_class": False, "least_spread_m": (), "auxiliary_width": 0, "depth_by_contact": False,
+            "seeded_queries": 0, "lifted_points": False, "lifted_spread": 0.0, "lifted_reach_m": 0.0,
+            "point_class_width": 0, "surface_cue": False,
+        },
+        "reasoner": {"forecast_free_class": False, "forecast_from_present": False},
+        "planner": {
+            "score_with_ego": False, "score_along_path": False, "look_along_path": False,
+            "keep_on_cue": False,
+        },
+    }  # fmt: skip
+    assert paper == replace(
+        TINY, **{part: replace(getattr(TINY, part), **changes) for part, changes in ours.items()}
+    )
+    assert settings.encoder.teacher, "it is distilled"
+    assert not settings.encoder.pixels.share
+    assert not settings.planning.driving.edited_share
