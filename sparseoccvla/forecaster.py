@@ -4,10 +4,10 @@ The language model's occupancy tokens are added to Q_L (residual fusion); one he
 steps, is applied again and again: each time the queries change a little, move as a whole, move each
 of their points a little, and say the points' classes. A head that does nothing repeats the present.
 
-`from_present` tells the head what the encoder says of each point, and only points of movable classes move
-or become something else. The paper's head has the query's feature only, which knows as much as the encoder's
-class head does; where that one reads the picture at each point, a forecast without it is worse than the
-present that stays, and so is one that moves what can't.
+`from_present` leaves each point what the encoder says it is, and moves those of movable classes only. The
+paper's head has the query's feature only, which knows as much as the encoder's class head does; where that one
+reads the picture at each point, a forecast that says classes anew is worse than the present that stays, and
+so is one that moves what can't (`docs/log.md`, 2026-11-27).
 
 Dimension legend:
     B batch    Q queries    R points per query    C query width    D token width
@@ -37,7 +37,7 @@ class ForecasterConfig:
     token_width: int = 4096
     point_width: int = 128
     free_class: bool = False
-    from_present: bool = False  # classes start from what the encoder says of the points now
+    from_present: bool = False  # classes are those that the encoder says now, and what can't move stays
     move_scale_m: float = 4.0  # meters in one step of one unit of the head
     point_scale_m: float = 0.5
 
@@ -110,7 +110,7 @@ class ForecastHead(nn.Module):
         self.move = nn.Linear(width, 3)
         self.from_query = nn.Linear(width, point)
         self.from_place = nn.Linear(6, point, bias=False)
-        self.out = nn.Linear(point, 3 + config.classes)
+        self.out = nn.Linear(point, 3 if config.from_present else 3 + config.classes)
         nn.init.normal_(self.move.weight, std=1e-3)
         nn.init.zeros_(self.move.bias)
         self.from_label = nn.Embedding(NUM_CLASSES, point) if config.from_present else None
@@ -132,14 +132,13 @@ class ForecastHead(nn.Module):
         point = self.from_place(place) + self.from_query(query)[:, :, None]  # (B, Q, R, point)
         if self.from_label is not None:
             point = point + present.scores[..., None] * self.from_label(present.labels)
-        offset, logits = self.out(F.relu(point)).float().split([3, self.config.classes], dim=-1)
+        out = self.out(F.relu(point)).float()
         moved_m = self.config.move_scale_m * self.move(query).float()[:, :, None]
-        moved_m = moved_m + self.config.point_scale_m * offset
-        if self.from_label is not None:
-            moves = self.can_move[present.labels.long()][..., None]
-            moved_m = moves * moved_m
-            logits = moves * logits + self._logits(present)
-        return state, points_m + moved_m, logits
+        moved_m = moved_m + self.config.point_scale_m * out[..., :3]
+        if self.from_label is None:
+            return state, points_m + moved_m, out[..., 3:]
+        moves = self.can_move[present.labels.long()][..., None]
+        return state, points_m + moves * moved_m, self._logits(present)
 
     def _logits(self, present: Present) -> Tensor:
         """Logits (B, Q, R, K) that give the present's class its score, and free the rest."""

@@ -170,23 +170,24 @@ def forecast_terms(
 ) -> dict[str, Term]:
     """Points and classes of each horizon; `targets[step][sample]` is None where no future is known.
 
-    With `labels` (B, Q, R) of the points now only movable ones can move and are asked, see `_moving_terms`.
+    With `labels` (B, Q, R) of the points now there are no classes to learn, and only movable points move: see
+    `_moving_term`.
     """
     terms: dict[str, Term] = {}
     for number, (step, wanted) in enumerate(zip(steps, targets, strict=True)):
         known = [i for i, target in enumerate(wanted) if target is not None]
         present = [target for target in wanted if target is not None]
-        if present:
-            if labels is None:
-                cloud = _Cloud(step.points_m[known], step.logits[known], None)
-                some = [generators[i] for i in known] if generators else None
-                [parts] = _cloud_terms([cloud], present, config, some)
-            else:
-                moving = [
-                    _moving_terms(step, labels[i], i, target, config)
-                    for i, target in zip(known, present, strict=True)
-                ]
-                parts = {name: _sum([each[name] for each in moving]) for name in ("points", "classes")}
+        if labels is not None:
+            moving = [
+                _moving_term(step, labels[i], i, target, config)
+                for i, target in zip(known, present, strict=True)
+            ]
+            nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
+            terms[f"forecast_points_{number}"] = _sum([nothing, *moving])
+        elif present:
+            cloud = _Cloud(step.points_m[known], step.logits[known], None)
+            some = [generators[i] for i in known] if generators else None
+            [parts] = _cloud_terms([cloud], present, config, some)
             terms |= {f"forecast_{name}_{number}": term for name, term in parts.items()}
         else:
             # Every process must name the same terms.
@@ -195,28 +196,23 @@ def forecast_terms(
     return terms
 
 
-def _moving_terms(
+def _moving_term(
     step: ForecastStep, labels: Tensor, sample: int, target: OccupancyTarget, config: OccupancyLossConfig
-) -> dict[str, Term]:
-    """Terms "points" and "classes" of those points of a sample that are movable now, by `labels` (Q, R).
+) -> Term:
+    """SmoothL1 of those points of a sample that are movable now, by `labels` (Q, R).
 
     A point is drawn to the nearest voxel of a movable class: that of any class is mostly the ground under
-    it. One that finds none within reach has left, and is told so by its class only. Classes are a mean over
-    all points: those that stay are said as the encoder says them, and a part of the forecast.
+    it. One that finds none within reach has left, or was never there.
     """
     moves = torch.isin(labels, labels.new_tensor(MOVABLE_CLASSES)).flatten()
     points_m = target.in_label_frame(step.points_m[sample].flatten(0, 1)[moves])
-    logits = step.logits[sample].flatten(0, 1)[moves]
-    nearest = target.neighbors.nearest(points_m) if len(target.points_m) else moves[:0].long()
-    classes = _class_term(points_m.detach(), logits, nearest, target, config)
-    classes = classes._replace(divisor=classes.divisor.new_tensor(float(moves.numel())))
     if not len(points_m) or not len(target.movable.points_m):
-        return {"points": Term(0.0 * points_m.sum(), points_m.new_zeros(())), "classes": classes}
+        return Term(0.0 * points_m.sum(), points_m.new_zeros(()))
     wanted_m = target.movable.points_m[target.movable.nearest(points_m)]
     counts = target.counts(points_m.detach())
     counts = counts * ((points_m.detach() - wanted_m).norm(dim=1) < config.movable_reach_m)
     loss = F.smooth_l1_loss(points_m, wanted_m, reduction="none", beta=config.beta_m).sum(dim=1)
-    return {"points": Term(config.point_weight * (loss * counts).sum(), counts.sum()), "classes": classes}
+    return Term(config.point_weight * (loss * counts).sum(), counts.sum())
 
 
 class _Cloud(NamedTuple):
