@@ -5,9 +5,9 @@ steps, is applied again and again: each time the queries change a little, move a
 of their points a little, and say the points' classes. A head that does nothing repeats the present.
 
 `from_present` leaves each point what the encoder says it is, and moves those of movable classes only. The
-paper's head has the query's feature only, which knows as much as the encoder's class head does; where that one
-reads the picture at each point, a forecast that says classes anew is worse than the present that stays, and
-so is one that moves what can't (`docs/log.md`, 2026-11-27).
+paper's head has the query's feature only, which knows as much as the encoder's class head does. Where that
+one reads the picture at each point, a forecast that says classes anew is worse than the present that stays,
+and so is one that moves what can't (`docs/log.md`, 2026-11-27).
 
 Dimension legend:
     B batch    Q queries    R points per query    C query width    D token width

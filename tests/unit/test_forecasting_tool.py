@@ -42,7 +42,7 @@ def test_what_moves_and_what_is_said_are_told_apart(tmp_path: Path) -> None:
 
     still = found()
     assert len(still) == 4
-    assert all(row["moved_m"] < 0.1 for row in still["forecast"]), "at first a forecast repeats the present"
+    assert all(row["moved_m"] < 0.3 for row in still["forecast"]), "at first a forecast repeats the present"
     figures = [(row["mIoU"], row["IoU"]) for row in still["present stays"]]
     assert figures[0][1] > 0
     assert [row["IoU"] for row in still["points stay"]] == pytest.approx(

@@ -138,6 +138,7 @@ def test_the_pooled_reasoner_exports(tmp_path: Path, from_present: bool) -> None
     with torch.no_grad():
         wanted = graph(*tensors)
         other = graph(-tensors[0], *tensors[1:])
-    for one, right, wrong in zip(got, wanted, other, strict=True):
+    for name, one, right, wrong in zip(graph.outputs, got, wanted, other, strict=True):
         assert np.abs(one - right.numpy()).max() < 1e-4
-        assert np.abs(one - wrong.numpy()).max() > 1e-3
+        if name != "forecast_scores" or not from_present:  # else those of the present
+            assert np.abs(one - wrong.numpy()).max() > 1e-3
