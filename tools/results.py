@@ -71,9 +71,7 @@ def main() -> None:
             generate()
         for name in [arguments.only] if arguments.only else MODELS:
             if name == "paper" and not arguments.only and not (ROOT / MODELS[name]).exists():
-                print(
-                    "paper is left as published; to have it: python -m tools.retrain --paper", file=sys.stderr
-                )
+                print(f"no {MODELS[name]}, so not measured: python -m tools.retrain --paper", file=sys.stderr)
                 continue
             measure(name, options)
     DOCUMENT.write_text(document())

@@ -50,7 +50,8 @@ def main() -> None:
     if len(minutes) != len(made.minutes):
         parser.error(f"--minutes has {len(minutes)} values, wanted one for each of {', '.join(made.minutes)}")
     generate()
-    run("world", "edit", "--dataroot", DATAROOT, "--split", "train", "--limit", str(EDITED))
+    if made is TINY:
+        run("world", "edit", "--dataroot", DATAROOT, "--split", "train", "--limit", str(EDITED))
     place: list[str | Path] = ["--config", made.config, "--dataroot", DATAROOT, "--out", made.out]
     for stage, length in zip(made.minutes, minutes, strict=True):
         run("train", "--stage", stage, *place, "--minutes", f"{length:g}")

@@ -177,12 +177,13 @@ def forecast_terms(
     for number, (step, wanted) in enumerate(zip(steps, targets, strict=True)):
         known = [i for i, target in enumerate(wanted) if target is not None]
         present = [target for target in wanted if target is not None]
+        # Where nothing is known: every process must name the same terms.
+        nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
         if labels is not None:
             moving = [
                 _moving_term(step, labels[i], i, target, config)
                 for i, target in zip(known, present, strict=True)
             ]
-            nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
             terms[f"forecast_points_{number}"] = _sum([nothing, *moving])
         elif present:
             cloud = _Cloud(step.points_m[known], step.logits[known], None)
@@ -190,8 +191,6 @@ def forecast_terms(
             [parts] = _cloud_terms([cloud], present, config, some)
             terms |= {f"forecast_{name}_{number}": term for name, term in parts.items()}
         else:
-            # Every process must name the same terms.
-            nothing = Term(0.0 * step.points_m.sum(), step.points_m.new_zeros(()))
             terms |= {f"forecast_points_{number}": nothing, f"forecast_classes_{number}": nothing}
     return terms
 
