@@ -1,4 +1,4 @@
-"""The stages on a CUDA GPU in torch: eager fp32, eager bf16, and bf16 weights replayed as one CUDA graph.
+"""The stages on a CUDA GPU in torch: eager, replayed as one CUDA graph, and compiled before that.
 
     python benchmarks/gpu.py                       # benchmarks/gpu.json
     python benchmarks/gpu.py --device cpu --small  # the same code without a GPU, sizes that mean nothing
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import interleaved, machine, spread
+from benchmarks.measuring import command, interleaved, machine, spread
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.backbone import BackboneConfig
 from sparseoccvla.encoder import Encoder, EncoderConfig
@@ -36,8 +36,11 @@ from sparseoccvla.planner import Planner, PlannerConfig
 from sparseoccvla.reasoner import Reasoner, ReasonerConfig
 from sparseoccvla.runtime.exported import fixed_inputs
 from sparseoccvla.runtime.manifest import find_model
+from sparseoccvla.runtime.torch_backend import compile_parts
 
 PROMPT_TOKENS = 88  # with 600 occupancy and 12 global tokens about 700
+COMPILED = "compiled bf16, replayed"
+WAYS = ("eager bf16", "replayed bf16", COMPILED)
 CHAIN = ("backbone", "decoder", "reasoner", "planner")
 
 
@@ -89,10 +92,14 @@ def inputs_of(graph: StageGraph, name: str, config: ModelConfig, device: torch.d
 
 
 def with_half_weights(graph: nn.Module) -> nn.Module:
-    """Matrices and kernels in bf16 for good, so that autocast has only activations to convert."""
+    """Matrices and kernels in bf16 for good, so that autocast has only activations to convert; kernels with
+    channels last, as matrix units read them.
+    """
     for module in graph.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(torch.bfloat16)
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
     return graph
 
 
@@ -115,7 +122,7 @@ def replayed(graph: nn.Module, inputs: list[Tensor]) -> tuple[Callable[[], Any],
     if device.type != "cuda":
         run = runner(graph, inputs, half=True)
         return run, run()
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -139,6 +146,24 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def kernels(run: Callable[[], Any], most: int = 12) -> dict[str, Any]:
+    """Where one run's time on the GPU goes: how many kernels, their sum, and the longest by name."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run()
+    found = [row for row in profiler.key_averages() if row.device_time_total]
+    found.sort(key=lambda row: -row.device_time_total)
+    return {
+        "kernels": sum(row.count for row in found),
+        "busy_ms": round(sum(row.device_time_total for row in found) / 1e3, 3),
+        "longest": [
+            {"name": row.key[:100], "ms": round(row.device_time_total / 1e3, 3), "n": row.count}
+            for row in found[:most]
+        ],
+    }
+
+
 def roofline(device: torch.device, small: bool) -> dict[str, float]:
     """Bandwidth of a copy and rates of a large product, each the best of ten."""
     bytes_ = 2**20 if small else 2**30
@@ -158,7 +183,8 @@ def roofline(device: torch.device, small: bool) -> dict[str, float]:
 
     figures = {"bandwidth_gb_per_s": 2 * bytes_ / best_s(lambda: target.copy_(source)) / 1e9}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        a = torch.ones(side, side, dtype=dtype, device=device)
+        # Not of ones: they switch fewer bits, and a product of them is a tenth faster.
+        a = torch.randn(side, side, device=device).to(dtype)
         figures[f"{name}_tflop_per_s"] = 2 * side**3 / best_s(lambda a=a: a @ a) / 1e12
     return {name: round(value, 3) for name, value in figures.items()}
 
@@ -174,7 +200,7 @@ def prefill_bound_ms(config: ModelConfig, bound: dict[str, float]) -> float:
 
 
 def measure(
-    config: ModelConfig, device: torch.device, rounds: int, bound: dict[str, float]
+    config: ModelConfig, device: torch.device, rounds: int, bound: dict[str, float], compiled: bool
 ) -> dict[str, Any]:
     """All stages of one model in every way, in turn."""
     if device.type == "cuda":
@@ -189,17 +215,28 @@ def measure(
     works["all four, eager bf16"] = _chain([works[f"{name}, eager bf16"] for name in CHAIN])
     took_ms |= interleaved(works, rounds)
     # Halved afterwards, in place: two copies of seven billion weights would not fit.
-    fast: dict[str, Callable[[], Any]] = {}
-    for name, graph in graphs.items():
-        fast[f"{name}, replayed bf16"] = replayed(with_half_weights(graph), inputs[name])[0]
-    fast["all four, replayed bf16"] = _chain([fast[f"{name}, replayed bf16"] for name in CHAIN])
-    took_ms |= interleaved(fast, rounds)
+    for graph in graphs.values():
+        with_half_weights(graph)
+    where = {}
+    ways = WAYS if compiled else WAYS[:2]
+    for way in ways[1:]:
+        if way == COMPILED:
+            for graph in graphs.values():
+                if not isinstance(graph, DecoderGraph):  # its network is the backbone's
+                    compile_parts(graph.net)
+        began = time.perf_counter()
+        fast = {f"{name}, {way}": replayed(graph, inputs[name])[0] for name, graph in graphs.items()}
+        where[way] = {"seconds_to_record": round(time.perf_counter() - began, 1)}
+        if device.type == "cuda":
+            where[way] |= {name.split(",")[0]: kernels(run) for name, run in fast.items()}
+        fast[f"all four, {way}"] = _chain([fast[f"{name}, {way}"] for name in CHAIN])
+        took_ms |= interleaved(fast, rounds)
     table = {name: spread(times) for name, times in took_ms.items()}
 
     def p50(name: str) -> float:
         return float(table[name]["p50"])
 
-    encoder = {way: sum(p50(f"{n}, {way}") for n in CHAIN[:2]) for way in ("eager bf16", "replayed bf16")}
+    encoder = {way: sum(p50(f"{n}, {way}") for n in CHAIN[:2]) for way in ways}
     prefill_ms = prefill_bound_ms(config, bound)
     return {
         "parameters": sum(p.numel() for g in graphs.values() for p in g.parameters()),
@@ -207,10 +244,17 @@ def measure(
             round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
         ),
         "stages_ms": table,
-        "encoder_and_planner_ms": round(encoder["replayed bf16"] + p50("planner, replayed bf16"), 3),
-        "encoder_times_faster_than_eager_bf16": round(encoder["eager bf16"] / encoder["replayed bf16"], 2),
         "prefill_bound_ms": round(prefill_ms, 3),
-        "reasoner_over_bound": round(p50("reasoner, replayed bf16") / prefill_ms, 2),
+        "ways": {
+            way: {
+                "encoder_and_planner_ms": round(encoder[way] + p50(f"planner, {way}"), 3),
+                "encoder_times_faster_than_eager_bf16": round(encoder[WAYS[0]] / encoder[way], 2),
+                "reasoner_over_bound": round(p50(f"reasoner, {way}") / prefill_ms, 2),
+                "all_four_ms": p50(f"all four, {way}"),
+            }
+            for way in ways
+        },
+        "where_time_goes": where,
     }
 
 
@@ -227,6 +271,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gpu.json"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--models", nargs="+", help="some of them")
+    parser.add_argument("--compiled", action="store_true", help="also compiled, which takes minutes")
     parser.add_argument("--small", action="store_true", help="sizes that only show that the code runs")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -238,11 +284,15 @@ def main() -> None:
         bound = roofline(device, args.small)
     report = {
         "what": "each stage alone and all four in a row, random weights, inputs on the device",
-        "command": "python benchmarks/gpu.py " + " ".join(sys.argv[1:]),
+        "command": command(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
         **machine(),
         "roofline": bound,
-        "models": {n: measure(c, device, args.rounds, bound) for n, c in sizes(args.small).items()},
+        "models": {
+            name: measure(config, device, args.rounds, bound, args.compiled)
+            for name, config in sizes(args.small).items()
+            if not args.models or name in args.models
+        },
     }
     args.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -45,6 +46,15 @@ def machine() -> dict[str, object]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
+
+
+def command() -> str:
+    """What repeats this run, wherever it is to be written."""
+    arguments = sys.argv[1:]
+    if "--out" in arguments:
+        at = arguments.index("--out")
+        del arguments[at : at + 2]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
 
 
 def age_ms(t0_s: Mapping[int, float], came_s: Mapping[int, float], every_s: float = 0.01) -> list[float]:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import command, machine
 from sparseoccvla.anchors import analytic_anchors
 from sparseoccvla.contracts import FORECAST_HORIZONS_S, HISTORY_INTERVAL_S, NUM_STEPS
 from sparseoccvla.data.occ3d import label_file
@@ -181,7 +181,10 @@ def save_stand_in(language: LanguageConfig, texts: Iterable[str]) -> None:
     folder = Path(language.path)
     torch.manual_seed(0)
     dtype = getattr(torch, language.dtype)
-    AutoModelForCausalLM.from_config(llama_config(language), dtype=dtype).save_pretrained(folder)
+    # Billions of random numbers: where they are made fast.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(llama_config(language), dtype=dtype)
+    model.save_pretrained(folder)
     words = folder / "words.json"
     words.write_text(train_tokenizer(texts, language.vocabulary))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(words), eos_token=END_MARK, pad_token="<pad>")
@@ -365,7 +368,7 @@ def main() -> None:
     language = sizes.reasoner.language
     report: dict[str, Any] = {
         "what": "one training step of each stage, bf16 autocast; the first keyframe repeated, one label",
-        "command": " ".join(["python benchmarks/paper_size.py", *sys.argv[1:]]),
+        "command": command(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         **machine(),
         "threads": args.threads,

@@ -1,4 +1,4 @@
-"""The key-value cache of an answer: allocated whole with the first token, then written in place."""
+"""Key-value caches: of an answer, allocated whole and written in place; and of a prompt that has none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, StaticLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from sparseoccvla.errors import InputError
 
@@ -41,3 +41,22 @@ def answer_cache(config: PreTrainedConfig, prompt_tokens: int, max_tokens: int) 
             + (f" or for fewer than {left + 1} tokens" if left > 0 else "")
         )
     return Cache(layers=[AnswerLayer(length) for _ in range(config.num_hidden_layers)])
+
+
+class PassingLayer(DynamicLayer):
+    """Keeps nothing: a prompt that is read once has nothing behind it."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+def passing_cache(config: PreTrainedConfig) -> Cache:
+    """A cache that says that this prompt begins here and is whole, and keeps nothing.
+
+    Without one transformers looks whether positions begin anew in the prompt; on a GPU that waits for the
+    device, and while a CUDA graph is recorded it can't look and makes a mask, with which attention takes
+    several times as long.
+    """
+    return Cache(layers=[PassingLayer() for _ in range(config.num_hidden_layers)])

@@ -368,8 +368,11 @@ def keep_on(motion: Tensor) -> Tensor:
 
     A vehicle that brakes stops. The yaw rate stays, at standstill too: nothing moves then.
     """
-    units = motion.new_tensor([SPEED_UNIT_MPS, ACCELERATION_UNIT_MPS2, YAW_RATE_UNIT_RADPS])
-    speed, acceleration, yaw_rate = (motion[:, :3] * units).split(1, dim=-1)
+    # No tensor of units: to copy one from the host is refused while a CUDA graph is captured.
+    units = (SPEED_UNIT_MPS, ACCELERATION_UNIT_MPS2, YAW_RATE_UNIT_RADPS)
+    speed, acceleration, yaw_rate = (
+        number * unit for number, unit in zip(motion[:, :3].split(1, dim=-1), units, strict=True)
+    )
     middle_s = STEP_S * (torch.arange(NUM_STEPS, device=motion.device) + 0.5)
     changed = torch.maximum(speed + acceleration * middle_s, speed.clamp(max=0.0))
     speeds = torch.stack([speed.expand_as(changed), changed], dim=1)  # (B, 2, S)

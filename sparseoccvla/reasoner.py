@@ -120,8 +120,14 @@ class Reasoner(nn.Module):
 
     def hidden(self, embeddings: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states (B, length, D) of embeddings (B, length, D), without the word head."""
+        from sparseoccvla.answer_cache import passing_cache  # imports transformers
+
+        whole = attention_mask is None and embeddings.device.type == "cuda"
         output = self.language.base_model(
-            inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            past_key_values=passing_cache(self.language.config) if whole else None,
+            use_cache=False,
         )
         states: Tensor = output.last_hidden_state
         return states

@@ -38,6 +38,7 @@ from sparseoccvla.planner import Planner, PlannerInputs
 from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.base import EncoderOutput, FeatureSet, ReasonerOutput
+from sparseoccvla.runtime.cuda_graph import Replayed
 from sparseoccvla.runtime.frames import decoder_frames
 from sparseoccvla.runtime.manifest import Manifest, read_manifest
 from sparseoccvla.runtime.proposal import build_proposal, noise_of
@@ -105,35 +106,49 @@ class TorchEncoder:
         self._half = half
         self.voxel_rule = net.config.voxel_rule
         self._net = net
+        self._extracted, self._decoded = Replayed(self._extract), Replayed(self._decode)
 
     @torch.inference_mode()
     def extract(self, inputs: EncoderInput) -> FeatureSet:
         config = self._net.config
         wanted = (config.cameras, *config.image_size_px, 3)
         check_array("EncoderInput.images_rgb", inputs.images_rgb, wanted, "u")
-        images = self._tensor(inputs.images_rgb).permute(0, 3, 1, 2).float()[None]
-        with _arithmetic(images.device, self._half):
-            maps = self._net.extract(images)
-        return FeatureSet(inputs.t0_ns, maps, inputs.image_from_odom, inputs.odom_from_base, inputs.valid)
+        maps = self._extracted(self._tensor(inputs.images_rgb))
+        if maps[0].device.type == "cuda":
+            maps = tuple(level.clone() for level in maps)  # they stay as history
+        return FeatureSet(
+            inputs.t0_ns, list(maps), inputs.image_from_odom, inputs.odom_from_base, inputs.valid
+        )
 
     @torch.inference_mode()
     def decode(self, frames: Sequence[FeatureSet | None]) -> EncoderOutput:
         config = self._net.config
         read = decoder_frames(frames, config.frames, config.repeat_history)
         assert frames[0] is not None
-        with _arithmetic(self._net.initial_points.device, self._half):
-            decoded = self._net.decode(
-                [torch.stack(level, dim=1) for level in zip(*read.maps, strict=True)],
+        features, points_m, scores = (
+            _array(tensor)
+            for tensor in self._decoded(
+                *zip(*read.maps, strict=True),
                 self._tensor(read.image_from_base)[None],
                 self._tensor(read.base_from_image)[None],
                 self._tensor(read.valid)[None],
             )
-        points_m = _array(decoded.points_m[-1][0])
-        scores = _array(self._net.scores(decoded.logits[-1])[0])
+        )
         return EncoderOutput(
-            OccupancyQueries.of(frames[0].t0_ns, _array(decoded.features[0]), points_m, scores),
+            OccupancyQueries.of(frames[0].t0_ns, features, points_m, scores),
             drop_strays(points_m, scores, self.voxel_rule.max_spread_m),
         )
+
+    def _extract(self, images_rgb: Tensor) -> tuple[Tensor, ...]:
+        with _arithmetic(images_rgb.device, self._half):
+            return tuple(self._net.extract(images_rgb.permute(0, 3, 1, 2).float()[None]))
+
+    def _decode(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        *levels, image_from_base, base_from_image, valid = tensors
+        with _arithmetic(valid.device, self._half):
+            decoded = self._net.decode(levels, image_from_base, base_from_image, valid)
+            scores = self._net.scores(decoded.logits[-1])
+        return decoded.features[0], decoded.points_m[-1][0], scores[0]
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._net.initial_points.device)
@@ -157,6 +172,7 @@ class TorchReasoner:
         self._tokenizer = tokenizer
         self._prompt = prompt(net.config.prompt_style, [Turn(PLANNING_QUESTION)])
         self._prompt_ids = self._ids(self._prompt)
+        self._reasoned = Replayed(self._reason)
 
     @torch.inference_mode()
     def reason(self, queries: OccupancyQueries) -> ReasonerOutput:
@@ -165,20 +181,28 @@ class TorchReasoner:
             torch.from_numpy(array)[None].to(features.device)
             for array in (queries.point_labels.astype(np.int32), queries.point_scores)
         )
-        present = Present(points_m, labels, scores.float())
+        said = self._reasoned(features, points_m, labels, scores.float())
+        reasoning, *forecast = (_array(tensor[0]) for tensor in said)
+        most_m = self.voxel_rule.max_spread_m
+        return ReasonerOutput(
+            Reasoning(queries.t0_ns, reasoning),
+            tuple(drop_strays(*step, most_m) for step in zip(forecast[::2], forecast[1::2], strict=True)),
+            self._prompt,
+        )
+
+    def _reason(
+        self, features: Tensor, points_m: Tensor, labels: Tensor, scores: Tensor
+    ) -> tuple[Tensor, ...]:
+        """T_r, then points and class scores of each horizon."""
+        free = self._net.config.forecast_free_class
         with _arithmetic(features.device, self._half):
             prefill = self._net.prefill(features, points_m, self._prompt_ids)
-            steps = self._net.forecast(features, present, prefill.occupancy)
-        free = self._net.config.forecast_free_class
-        forecast = []
+            steps = self._net.forecast(features, Present(points_m, labels, scores), prefill.occupancy)
+        said = [prefill.reasoning]
         for step in steps:
-            logits = step.logits[0]
-            scores = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
-            forecast.append(
-                drop_strays(_array(step.points_m[0]), _array(scores), self.voxel_rule.max_spread_m)
-            )
-        reasoning = Reasoning(queries.t0_ns, _array(prefill.reasoning[0]))
-        return ReasonerOutput(reasoning, tuple(forecast), self._prompt)
+            sure = step.logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else step.logits.sigmoid()
+            said += [step.points_m, sure]
+        return tuple(said)
 
     def answer(self, queries: OccupancyQueries, question: str, max_tokens: int) -> Iterator[str]:
         features, points_m = self._tensors(queries)
@@ -222,6 +246,7 @@ class TorchPlanner:
         self._net = net
         self._seed = seed
         self._anchors = torch.from_numpy(anchors_m.reshape(NUM_ANCHORS, NUM_STEPS, 2)).to(_device(net))
+        self._planned = Replayed(self._plan)
 
     @torch.inference_mode()
     def plan(
@@ -237,18 +262,22 @@ class TorchPlanner:
         token = np.zeros(config.token_width, np.float32) if reasoning is None else reasoning.token
         check_array("Reasoning.token", token, (config.token_width,), "f")
         has = reasoning is not None
-        inputs = PlannerInputs(
+        candidates_m, scores = self._planned(
             features,
             points_m,
             torch.from_numpy(ego_numbers(ego))[None].to(device),
             torch.from_numpy(token)[None].float().to(device),
             torch.tensor([float(has)], device=device),
             torch.tensor([reasoning_age_s if has else 0.0], device=device),
+            torch.from_numpy(noise_of(self._seed, queries.t0_ns))[None].to(device),
         )
-        noise = torch.from_numpy(noise_of(self._seed, queries.t0_ns))[None].to(device)
-        with _arithmetic(device, self._half):
-            candidates_m, scores = self._net(inputs, self._anchors, noise)
         return build_proposal(queries, ego, command, reasoning, _array(candidates_m[0]), _array(scores[0]))
+
+    def _plan(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        *inputs, noise = tensors
+        with _arithmetic(noise.device, self._half):
+            candidates_m, scores = self._net(PlannerInputs(*inputs), self._anchors, noise)
+        return candidates_m, scores
 
 
 def _blank_queries(config: ModelConfig) -> OccupancyQueries:
@@ -302,12 +331,15 @@ def _cpu_flags() -> str:
 
 
 def _arithmetic(device: torch.device, half: bool) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+    # No cache of weights: one that is recorded would be read after it was freed.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if half else nullcontext()
 
 
 def _open(source: ModelSource) -> tuple[Manifest, ModelConfig]:
     # torch would take every core for each of three processes, whose threads then wait for each other.
     torch.set_num_threads(source.threads or max(1, (os.cpu_count() or 1) // 3))
+    # Else convolutions round fp32 to 10 bits on a GPU.
+    torch.backends.cudnn.allow_tf32 = False
     keep_memory()
     return open_model(source)
 
@@ -328,13 +360,39 @@ def _network[Net: nn.Module](
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(net, Reasoner) and source.language_weights != "stored":
         shrink_weights(net.language, source.language_weights, device)
-    return net.eval().requires_grad_(False).to(device)
+    net = net.eval().requires_grad_(False).to(device)
+    if source.compiled:
+        compile_parts(net)
+    return net
+
+
+def compile_parts(net: nn.Module) -> None:
+    """Have the parts of a stage compiled when they first run, in place.
+
+    Parts, not the whole: layers that are alike are compiled once, and a compiler takes more than twice as
+    long over twice as much.
+    """
+    parts: list[nn.Module] = []
+    match net:
+        case Encoder():
+            found = [net.backbone, net.auxiliary, net.seeds, *net.layers]
+            parts = [part for part in found if part is not None]
+        case Reasoner():
+            parts = [*net.language.base_model.layers, net.forecaster]
+        case Planner():
+            parts = [net.context, net.scorer, net.decoder]
+    for part in parts:
+        part.compile(dynamic=False)
 
 
 def _info(source: ModelSource, manifest: Manifest, stage: str, **rest: Any) -> StageInfo:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     precision = "bf16" if half_wanted(source) else "fp32"
     reason = f"asked for; torch {torch.__version__} on {device}, {precision}"
+    if source.compiled:
+        reason += ", compiled"
+    if torch.cuda.is_available():
+        reason += ", replayed"
     if not manifest.stages[stage].trained:
         reason += f"; no trained weights: random ones of seed {source.seed}"
     return manifest.info(stage, "torch", reason, **rest)

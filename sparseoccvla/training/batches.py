@@ -10,17 +10,19 @@ Dimension legend:
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from sparseoccvla.contracts import FREE_CLASS, OCC3D_GRID, EncoderInput
 from sparseoccvla.data.augment import AugmentationConfig
@@ -56,6 +58,8 @@ class SceneBatch:
     def to(self, device: torch.device) -> SceneBatch:
         """The batch on a device."""
         if device.type == "cpu":
+            for target in self.targets:
+                _ = target.neighbors.tree  # made where batches are made, not where training waits
             return self
         return SceneBatch(
             NetworkInputs(*(tensor.to(device, non_blocking=True) for tensor in self.inputs)),
@@ -213,3 +217,32 @@ def made_ahead[Batch](make: Callable[[int], Batch], first_step: int, threads: in
         finally:
             for future in pending:
                 future.cancel()
+
+
+class _Steps[Batch](Dataset[Batch]):
+    """Batches by step, for workers."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._make(step)
+
+
+def made_by_workers[Batch](make: Callable[[int], Batch], first_step: int, workers: int) -> Iterator[Batch]:
+    """`make(step)` for every step from `first_step` on, in order, by processes: a GPU takes hundreds of
+    samples a second, and threads share one interpreter with the loop that feeds it.
+
+    Batches come in memory that is shared, on the CPU.
+    """
+    # Every tensor of a waiting batch is an open file, and the usual limit is a thousand.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    steps: Any = count(first_step)  # any iterable will do, whatever the annotation says
+    yield from DataLoader(
+        _Steps(make), batch_size=None, sampler=steps, num_workers=workers, collate_fn=_as_is
+    )
+
+
+def _as_is[Batch](batch: Batch) -> Batch:
+    return batch

@@ -105,12 +105,32 @@ class OccupancyTarget:
         self.visible = visible
         self.label_from_base = label_from_base
         self.bounded = bounded
+        self._below: tuple[tuple[float, float], Tensor] | None = None  # of the shares last asked for
 
     @cached_property
     def movable(self) -> Neighbors:
         """The voxels of movable classes; may be none."""
         movable = torch.isin(self.labels, self.labels.new_tensor(MOVABLE_CLASSES))
         return Neighbors(self.points_m[movable])
+
+    def below(self, standing_share: float, visible_share: float) -> Tensor:
+        """Running sum (M,) of weights that make these shares of drawn voxels standing and visible.
+
+        A share of 0, or one of a group that is empty or everything, changes nothing.
+        """
+        if self._below is None or self._below[0] != (standing_share, visible_share):
+            weight = torch.ones(len(self.labels), dtype=torch.float64, device=self.labels.device)
+            standing = torch.ones_like(self.labels, dtype=torch.bool)
+            for flat in FLAT_CLASSES:
+                standing &= self.labels != flat
+            for group, share in ((standing, standing_share), (self.visible, visible_share)):
+                if not share:
+                    continue
+                inside = (weight * group).sum() / weight.sum()
+                balanced = weight * torch.where(group, share / inside, (1 - share) / (1 - inside))
+                weight = torch.where((inside > 0) & (inside < 1), balanced, weight)
+            self._below = (standing_share, visible_share), weight.cumsum(dim=0)
+        return self._below[1]
 
     def to(self, device: torch.device) -> OccupancyTarget:
         """The target on a device."""
@@ -357,14 +377,10 @@ def _drawn_voxels(
     count, device = len(target.points_m), target.points_m.device
     if not config.drawn_points or not count or not (config.standing_share or config.visible_share):
         return _drawn(count, config.drawn_points, device, generator)
-    weight = torch.ones(count)
-    standing = ~torch.isin(target.labels.cpu(), torch.tensor(FLAT_CLASSES, dtype=target.labels.dtype))
-    for group, share in ((standing, config.standing_share), (target.visible.cpu(), config.visible_share)):
-        inside = float((weight * group).sum() / weight.sum())
-        if share and 0 < inside < 1:
-            weight = weight * torch.where(group, share / inside, (1 - share) / (1 - inside))
     # With replacement: a scene with few of a kind repeats them.
-    return torch.multinomial(weight, config.drawn_points, replacement=True, generator=generator).to(device)
+    chance = torch.rand(config.drawn_points, generator=generator, dtype=torch.float64).to(device)
+    below = target.below(config.standing_share, config.visible_share)
+    return torch.searchsorted(below, chance * below[-1], right=True).clamp(max=count - 1)
 
 
 def auxiliary_terms(

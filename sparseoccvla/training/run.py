@@ -13,7 +13,7 @@ A run is a folder:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,13 @@ from sparseoccvla.model import ModelConfig, SparseOccVLA, read_config
 from sparseoccvla.planner import Planner
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.manifest import Manifest, find_model, read_manifest
-from sparseoccvla.training.batches import SceneLoader, made_ahead, occupancy_target, places_of_step
+from sparseoccvla.training.batches import (
+    SceneLoader,
+    made_ahead,
+    made_by_workers,
+    occupancy_target,
+    places_of_step,
+)
 from sparseoccvla.training.config import ScheduleConfig, TrainingConfig
 from sparseoccvla.training.crops import CropLoader, CropSource
 from sparseoccvla.training.distillation import teacher_card
@@ -164,12 +170,18 @@ class Run:
             places = places_of_step(
                 step, schedule.batch, samples, seed, accelerator.process_index, accelerator.num_processes
             )
-            return make(places).to(accelerator.device)
+            return make(places)
+
+        def batches(first: int) -> Iterator[Any]:
+            if accelerator.device.type == "cuda":
+                made = made_by_workers(batch, first, self.config.threads)
+                return (each.to(accelerator.device) for each in made)
+            return made_ahead(lambda step: batch(step).to(accelerator.device), first, self.config.threads)
 
         return Loop(
             stage,
             task,
-            lambda first: made_ahead(batch, first, self.config.threads),
+            batches,
             schedule,
             self.config,
             length if length.steps or length.minutes else Length(schedule.steps),

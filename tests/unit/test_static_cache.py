@@ -114,3 +114,14 @@ def test_a_question_that_is_too_long_is_an_error_of_the_backend(untrained_tiny) 
     assert list(reasoner.answer(queries, "What is ahead?", 2))
     with pytest.raises(InputError, match=r"ask a shorter question"):
         list(reasoner.answer(queries, "What is ahead? " * 200, 2))
+
+
+def test_a_prompt_that_is_read_once_says_the_same_on_the_cache_that_keeps_nothing(net: Reasoner) -> None:
+    embeddings = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(2))
+    cache = answer_cache.passing_cache(net.language.config)
+    with torch.no_grad():
+        wanted = net.hidden(embeddings)
+        for _ in range(2):
+            said = net.language.base_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=False)
+            assert torch.equal(said.last_hidden_state, wanted)
+    assert cache.get_seq_length() == 0

@@ -75,7 +75,7 @@ def test_half_precision_is_asked_for_said_and_near(source, encoder, queries) -> 
     half = load_encoder(replace(source, precision="bf16"))
     assert half.info.backend_reason.startswith(encoder.info.backend_reason.split(", fp32")[0] + ", bf16")
     inputs = EncoderInput.fake()
-    maps, halved = (np.asarray(e.extract(inputs).maps[0].float()) for e in (encoder, half))
+    maps, halved = (np.asarray(e.extract(inputs).maps[0].float().cpu()) for e in (encoder, half))
     difference = np.abs(maps - halved).mean() / np.abs(maps).mean()
     assert 1e-5 < difference < 0.05
     half.decode([half.extract(inputs), None]).queries.validate()

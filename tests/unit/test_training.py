@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from sparseoccvla.prompts import PLANNING_QUESTION, Turn, prompt
 from sparseoccvla.reasoner import Reasoner
 from sparseoccvla.runtime.load import load_encoder, load_planner, load_reasoner
 from sparseoccvla.runtime.manifest import read_manifest
-from sparseoccvla.training.batches import made_ahead, network_inputs, places_of_step
+from sparseoccvla.training.batches import made_ahead, made_by_workers, network_inputs, places_of_step
 from sparseoccvla.training.config import PixelTraining, ScheduleConfig, TrainingConfig, read_training_config
 from sparseoccvla.training.driving import DrivingSampler, driving_terms, turned
 from sparseoccvla.training.encoder_stage import EncoderTask, start_at
@@ -259,8 +260,9 @@ def test_processes_share_a_step_and_an_epoch_sees_every_sample_once() -> None:
     assert seen[:10] != seen[10:]
 
 
-def test_batches_come_in_order_from_any_step_on() -> None:
-    batches = made_ahead(lambda step: step * step, 3, threads=2)
+@pytest.mark.parametrize("made", [made_ahead, made_by_workers])
+def test_batches_come_in_order_from_any_step_on(made: Any) -> None:
+    batches = made(lambda step: step * step, 3, 2)
     assert [next(batches) for _ in range(4)] == [9, 16, 25, 36]
 
 
