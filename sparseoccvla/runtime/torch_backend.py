@@ -378,7 +378,8 @@ def compile_parts(net: nn.Module) -> None:
             found = [net.backbone, net.auxiliary, net.seeds, *net.layers]
             parts = [part for part in found if part is not None]
         case Reasoner():
-            parts = [*net.language.base_model.layers, net.forecaster]
+            layers: Any = net.language.base_model.layers
+            parts = [*layers, net.forecaster]
         case Planner():
             parts = [net.context, net.scorer, net.decoder]
     for part in parts:

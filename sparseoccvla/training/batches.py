@@ -240,7 +240,12 @@ def made_by_workers[Batch](make: Callable[[int], Batch], first_step: int, worker
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     steps: Any = count(first_step)  # any iterable will do, whatever the annotation says
     yield from DataLoader(
-        _Steps(make), batch_size=None, sampler=steps, num_workers=workers, collate_fn=_as_is
+        _Steps(make),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        collate_fn=_as_is,
+        multiprocessing_context="fork",  # `make` is a function of this process
     )
 
 

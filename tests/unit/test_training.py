@@ -260,6 +260,7 @@ def test_processes_share_a_step_and_an_epoch_sees_every_sample_once() -> None:
     assert seen[:10] != seen[10:]
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("made", [made_ahead, made_by_workers])
 def test_batches_come_in_order_from_any_step_on(made: Any) -> None:
     batches = made(lambda step: step * step, 3, 2)
