@@ -1,4 +1,4 @@
-"""The tiny model's stages on this CPU: torch fp32, eager bf16, the backend's own bf16, ONNX Runtime.
+"""The tiny model's stages on this CPU: torch fp32, eager bf16, its own bf16, compiled; ONNX Runtime.
 
     python benchmarks/backends.py --out benchmarks/backends.json
 
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import interleaved, machine, spread
+from benchmarks.measuring import command, interleaved, machine, spread
 from sparseoccvla.config import ModelSource
 from sparseoccvla.contracts import Command, EgoState, EncoderInput
 from sparseoccvla.engines.export import export
@@ -81,6 +81,10 @@ def measure(threads: int, rounds: int, folder: Path) -> dict[str, object]:
         "torch fp32": Stages(torch_fp32, eager_half=False),
         EAGER: Stages(torch_fp32, eager_half=True),
         "torch bf16": Stages(ModelSource(threads=threads, precision="bf16"), eager_half=False),
+        "torch fp32, compiled": Stages(ModelSource(threads=threads, compiled=True), eager_half=False),
+        "torch bf16, compiled": Stages(
+            ModelSource(threads=threads, precision="bf16", compiled=True), eager_half=False
+        ),
         "onnxruntime fp32": Stages(
             ModelSource(backend="onnxruntime", engines=str(exported.folder), threads=threads), False
         ),
@@ -135,7 +139,7 @@ def main() -> None:
         result = measure(args.threads, args.rounds, Path(folder))
     report = {
         "what": "each stage of models/tiny on noise, history cached; ratios are of medians of cpu_ms",
-        "command": "python benchmarks/backends.py " + " ".join(sys.argv[1:]),
+        "command": command(),
         **machine(),
         "threads": args.threads,
         **result,

@@ -86,11 +86,12 @@ class Forecaster(nn.Module):
             tokens: hidden states (B, Q, D) of the language model at the occupancy tokens.
         """
         state = features + self.from_token(tokens) + self.position(present.points_m)
+        stay = self.head.present_logits(present) if self.config.from_present else None
         steps = []
         for _ in FORECAST_HORIZONS_S:
             state, points_m, logits = self.head(state, present)
             present = present._replace(points_m=points_m)
-            steps.append(ForecastStep(points_m, logits))
+            steps.append(ForecastStep(points_m, logits if stay is None else stay))
         return tuple(steps)
 
 
@@ -122,25 +123,52 @@ class ForecastHead(nn.Module):
             nn.init.normal_(self.out.weight, std=1e-3)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, state: Tensor, present: Present) -> tuple[Tensor, Tensor, Tensor]:
-        """State (B, Q, C), points (B, Q, R, 3) and logits (B, Q, R, K) one second later."""
+    def forward(self, state: Tensor, present: Present) -> tuple[Tensor, Tensor, Tensor | None]:
+        """State (B, Q, C), points (B, Q, R, 3) and logits (B, Q, R, K) one second later.
+
+        With `from_present` there are no logits: they stay those of `present_logits`.
+        """
         points_m = present.points_m
         state = state + self.update(state)
         query = self.norm(state)
-        away_m = points_m - points_m.mean(dim=2, keepdim=True)
-        place = torch.cat([points_m / 40.0, away_m / 4.0], dim=-1)
-        point = self.from_place(place) + self.from_query(query)[:, :, None]  # (B, Q, R, point)
-        if self.from_label is not None:
-            point = point + present.scores[..., None] * self.from_label(present.labels)
-        out = self.out(F.relu(point)).float()
-        moved_m = self.config.move_scale_m * self.move(query).float()[:, :, None]
-        moved_m = moved_m + self.config.point_scale_m * out[..., :3]
+        center_m = points_m.mean(dim=2, keepdim=True)
+        told = self.from_query(query)[:, :, None]  # (B, Q, 1, point)
+        move = self.config.move_scale_m * self.move(query).float()[:, :, None]  # (B, Q, 1, 3)
         if self.from_label is None:
-            return state, points_m + moved_m, out[..., 3:]
-        moves = self.can_move[present.labels.long()][..., None]
-        return state, points_m + moves * moved_m, self._logits(present)
+            out = self._point(points_m, center_m, told)
+            return state, points_m + move + self.config.point_scale_m * out[..., :3], out[..., 3:]
+        moves = self.can_move[present.labels.long()]  # (B, Q, R)
+        if points_m.device.type == "cpu" and not torch.compiler.is_compiling():
+            # A tenth of the points can move, and to leave out the others takes a shape that depends on them.
+            batch, row, _ = at = moves.nonzero(as_tuple=True)
+            out = self._point(
+                points_m[at],
+                center_m[batch, row, 0],
+                told[batch, row, 0],
+                present.labels[at],
+                present.scores[at],
+            )
+            moved_m = points_m[at] + move[batch, row, 0] + self.config.point_scale_m * out
+            return state, points_m.index_put(at, moved_m), None
+        out = self._point(points_m, center_m, told, present.labels, present.scores)
+        return state, points_m + moves[..., None] * (move + self.config.point_scale_m * out), None
 
-    def _logits(self, present: Present) -> Tensor:
+    def _point(
+        self,
+        points_m: Tensor,
+        center_m: Tensor,
+        told: Tensor,
+        labels: Tensor | None = None,
+        scores: Tensor | None = None,
+    ) -> Tensor:
+        """What the head says of points (..., 3), centers of their queries, and what these are told."""
+        point = self.from_place(torch.cat([points_m / 40.0, (points_m - center_m) / 4.0], dim=-1)) + told
+        if self.from_label is not None and labels is not None and scores is not None:
+            point = point + scores[..., None] * self.from_label(labels)
+        out: Tensor = self.out(F.relu(point)).float()
+        return out
+
+    def present_logits(self, present: Present) -> Tensor:
         """Logits (B, Q, R, K) that give the present's class its score, and free the rest."""
         score = present.scores.float().clamp(1e-3, 1 - 1e-3)[..., None]
         every = torch.arange(self.config.classes, device=score.device)

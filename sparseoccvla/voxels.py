@@ -61,8 +61,8 @@ def drop_strays(
     points_m: NDArray[np.floating], scores: NDArray[np.floating], max_spread_m: float
 ) -> OccupancyPoints:
     """Points (Q, R, 3) with scores (Q, R, K), flat, without those far from their query's mean."""
-    distance = np.linalg.norm(points_m - points_m.mean(axis=1, keepdims=True), axis=-1)
-    kept = distance < max_spread_m
+    away_m = points_m - points_m.mean(axis=1, keepdims=True)
+    kept = np.einsum("qrc,qrc->qr", away_m, away_m) < max_spread_m**2
     return OccupancyPoints(points_m[kept], scores[kept])
 
 

@@ -198,9 +198,11 @@ class TorchReasoner:
         with _arithmetic(features.device, self._half):
             prefill = self._net.prefill(features, points_m, self._prompt_ids)
             steps = self._net.forecast(features, Present(points_m, labels, scores), prefill.occupancy)
-        said = [prefill.reasoning]
+        said, logits = [prefill.reasoning], None
         for step in steps:
-            sure = step.logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else step.logits.sigmoid()
+            if step.logits is not logits:  # of a forecast from the present they are the same at all times
+                logits = step.logits
+                sure = logits.softmax(dim=-1)[..., :NUM_CLASSES] if free else logits.sigmoid()
             said += [step.points_m, sure]
         return tuple(said)
 

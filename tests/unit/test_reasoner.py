@@ -174,6 +174,30 @@ def test_what_can_not_move_stays_where_and_what_it_is() -> None:
         assert torch.equal(best.indices[sure].int(), present.labels[sure])
 
 
+def test_leaving_out_what_can_not_move_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network(replace(CONFIG, forecast_from_present=True))
+    torch.nn.init.normal_(net.forecaster.head.out.weight)
+    torch.nn.init.normal_(net.forecaster.head.move.weight)
+    features, points_m = scene()
+    present, tokens = present_at(points_m), torch.randn(*features.shape[:2], CONFIG.language.width)
+    found = []
+    for whole in (False, True):  # as a CPU works, and as what is exported, compiled or recorded does
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda whole=whole: whole)
+        net.zero_grad()
+        steps = net.forecast(features, present, tokens)
+        torch.stack([step.points_m for step in steps]).square().sum().backward()
+        gradients = {n: p.grad for n, p in net.forecaster.named_parameters() if p.grad is not None}
+        found.append((steps, gradients))
+    (some, few), (every, all_) = found
+    assert (some[-1].points_m - points_m).abs().max() > 0.1
+    for one, other in zip(some, every, strict=True):
+        torch.testing.assert_close(one.points_m, other.points_m, rtol=1e-5, atol=1e-5)
+        assert torch.equal(one.logits, other.logits)
+    assert few.keys() == all_.keys()
+    for name, gradient in few.items():
+        torch.testing.assert_close(gradient, all_[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
 def test_one_head_serves_all_steps() -> None:
     net, (features, points_m) = network(), scene()
     calls: list[int] = []
