@@ -189,9 +189,10 @@ def _words(board: Dashboard) -> list[tuple[str, list[str], tuple[int, int, int]]
     if board.trajectory is not None:
         plan = board.trajectory
         good = plan.source is Source.MODEL
+        side = "left" if plan.poses[-1, 1] >= 0 else "right"
         line = (
             f"{plan.command.name.lower()}, {plan.speeds_mps[0]:.1f} to {plan.speeds_mps[-1]:.1f} m/s, "
-            f"{plan.poses[-1, 0]:.1f} m ahead and {plan.poses[-1, 1]:+.1f} m left in 3 s"
+            f"{plan.poses[-1, 0]:.1f} m ahead and {abs(plan.poses[-1, 1]):.1f} m to the {side} in 3 s"
         )
         lines = [line if good else f"FALLBACK: {plan.reason}"]
         sections.append(("PLAN", lines, _ACCENT if good else _ALARM))
