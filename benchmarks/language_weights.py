@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import machine, spread
+from benchmarks.measuring import command, machine, spread
 from sparseoccvla.config import ModelSource
 from sparseoccvla.contracts import Command, EgoState, EncoderInput, OccupancyQueries
 from sparseoccvla.data.cache import SampleCache
@@ -63,11 +63,11 @@ def measure(source: ModelSource, cache: Path | None, count: int) -> dict[str, ob
     for kind in KINDS:
         reasoner = load_reasoner(replace(source, language_weights=kind))
         tokens[kind], paths[kind], anchors[kind], took_ms = [], [], [], []
-        for queries, ego, command, _ in given:
+        for queries, ego, asked, _ in given:
             start = time.perf_counter()
             reasoning = reasoner.reason(queries).reasoning
             took_ms.append((time.perf_counter() - start) * 1e3)
-            plan = planner.plan(queries, ego, command, reasoning, 0.0)
+            plan = planner.plan(queries, ego, asked, reasoning, 0.0)
             tokens[kind].append(reasoning.token)
             paths[kind].append(plan.candidates[plan.chosen, :, :2])
             anchors[kind].append(plan.chosen)
@@ -109,7 +109,7 @@ def main() -> None:
         return
     report = {
         "what": "plans with rounded weights of the language model against plans with the stored ones",
-        "command": "python benchmarks/language_weights.py " + " ".join(sys.argv[1:]),
+        "command": command(),
         **machine(),
         **result,
     }

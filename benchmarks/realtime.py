@@ -19,12 +19,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.latency import launched, measure
-from benchmarks.measuring import machine
+from benchmarks.measuring import command, machine
 from sparseoccvla.engines.export import export
 
 _BRIEF_MINUTES = 0.75
+TWO_THREADS = "torch fp32, encoder on two threads"
 WAYS = {
     "torch fp32": [],
+    TWO_THREADS: [],
     "torch fp32, composed": ["composed:=true"],
     "torch bf16": ["precision:=bf16"],
     "torch bf16, composed": ["precision:=bf16", "composed:=true"],
@@ -42,15 +44,18 @@ def main() -> None:
     args = parser.parse_args()
     report: dict[str, Any] = {
         "what": "models/tiny, six cameras of 704x396 JPEG, through DDS, reasoner in the loop",
-        "command": "python benchmarks/realtime.py " + " ".join(sys.argv[1:]),
+        "command": command(),
         "rate_hz": args.rate,
         **machine(),
         "ways": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         exported = export("tiny", Path(folder) / "tiny")
+        threads = Path(folder) / "threads.yaml"
+        threads.write_text("/**/encoder_node: {ros__parameters: {threads: 2}}\n")
         for place, way in enumerate(args.only):
             extra = [f"engines:={exported.folder}"] if "onnxruntime" in way else []
+            extra += [f"params_file:={threads}"] if way == TWO_THREADS else []
             minutes = args.minutes if place == 0 else min(args.minutes, _BRIEF_MINUTES)
             with launched([*WAYS[way], *extra]):
                 result = measure(round(60 * minutes * args.rate), args.rate)
