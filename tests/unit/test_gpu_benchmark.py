@@ -1,6 +1,7 @@
 """The GPU benchmark runs without a GPU, so that it runs where one is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_every_stage_is_timed_in_every_way(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [

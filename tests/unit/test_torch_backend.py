@@ -86,6 +86,17 @@ def test_half_precision_is_asked_for_said_and_near(source, encoder, queries) -> 
     assert list(reasoner.answer(queries, "What is ahead?", 3))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_planner_says_so_and_plans_alike(source, planner, queries) -> None:
+    compiled = load_planner(replace(source, compiled=True))
+    assert ", compiled" in compiled.info.backend_reason
+    assert ", compiled" not in planner.info.backend_reason
+    one, other = (p.plan(queries, EgoState.fake(), Command.LEFT, None, 0.0) for p in (planner, compiled))
+    assert one.chosen == other.chosen
+    assert np.allclose(one.candidates, other.candidates, atol=1e-3)
+
+
 def test_a_seed_decides_the_random_weights(source, encoder, queries) -> None:
     frame = EncoderInput.fake()
     for seed, same in ((0, True), (1, False)):
