@@ -303,8 +303,8 @@ class ModelSource(Checked):
     )
     compiled: bool = setting(
         False,
-        "Compile the networks of torch when the stage loads, for shorter runs; takes up to minutes and a C++ "
-        "compiler (on a GPU Triton as well), less when it was done before.",
+        "Compile the networks of torch when the stage loads: for a GPU, a CPU gains nothing. Takes up to "
+        "minutes, a C++ compiler and Triton; less when it was done before.",
     )
     threads: int = setting(
         0, "CPU threads of this node, 0: a third of the cores, as three stages share them.", low=0, high=256
