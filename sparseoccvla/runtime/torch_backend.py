@@ -384,8 +384,10 @@ def compile_parts(net: nn.Module) -> None:
             parts = [*layers, net.forecaster]
         case Planner():
             parts = [net.context, net.scorer, net.decoder]
+    # Precompiled headers are named by a program, openssl, that does not start beside the libraries of ROS.
+    options = {"cpp_cache_precompile_headers": False}
     for part in parts:
-        part.compile(dynamic=False)
+        part.compile(dynamic=False, options=options)
 
 
 def _info(source: ModelSource, manifest: Manifest, stage: str, **rest: Any) -> StageInfo:
