@@ -56,7 +56,7 @@ def passing_cache(config: PreTrainedConfig) -> Cache:
     """A cache that says that this prompt begins here and is whole, and keeps nothing.
 
     Without one transformers looks whether positions begin anew in the prompt; on a GPU that waits for the
-    device, and while a CUDA graph is recorded it can't look and makes a mask, with which attention takes
-    several times as long.
+    device, and while a CUDA graph is recorded it can't look and makes a mask, for which a compiler would
+    begin anew in the middle of the recording.
     """
     return Cache(layers=[PassingLayer() for _ in range(config.num_hidden_layers)])
